@@ -1,0 +1,1 @@
+"""Who holds what: seats and tokens. Nothing here knows of rules, sockets or frames."""

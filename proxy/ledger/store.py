@@ -1,0 +1,87 @@
+"""The contract of a store: seats and tokens under keys, granted all at once or not at all.
+
+A key is opaque bytes: the name of a rule, a colon, and a digest of whom it is about. A store knows neither rules nor principals.
+Times are seconds of the instance's monotonic clock, passed in as `now`. A missing key holds no seats and has a full bucket.
+
+- Claims of one ask are granted together or not at all, and a denial changes nothing. The first broken claim in order is named.
+- A claim with `shadow` set takes its seat or token beyond the limit where it must, and never denies; it is reported in `over`.
+- Seats last until `release`, which is idempotent, never fails and never waits. Tokens stay spent.
+- N asks at `limit - 1` at once: exactly one is granted, over all instances that share the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.ledger.token_bucket import TokenBucket
+
+
+@dataclass(frozen=True, slots=True)
+class SeatClaim:
+    """One of at most `limit` seats under `key`. With `member`, all claims of one member share one seat."""
+
+    rule: str
+    key: bytes
+    limit: int
+    shadow: bool = False
+    member: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClaim:
+    """One token from the bucket under `key`. `rate` in tokens per second (0: never), `burst` in tokens."""
+
+    rule: str
+    key: bytes
+    rate: float
+    burst: float
+    shadow: bool = False
+
+
+Claim = SeatClaim | TokenClaim
+Ask = Sequence[Claim]
+"""All claims of one upgrade, in the order of the rules; no two under one key."""
+
+
+class Grant:
+    """The seats of one granted ask. Only the store that gave it looks inside."""
+
+    __slots__ = ("over", "seats")
+
+    def __init__(self, seats: tuple[SeatClaim, ...], over: tuple[int, ...]) -> None:
+        self.seats = seats
+        self.over = over  # indexes of shadow claims that were beyond their limit
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Nothing was taken. `broken`: index of the first claim that could not be granted. `retry_after`: seconds, infinite for
+    never, None where it cannot be known (a seat). `over`: indexes of shadow claims before it that were beyond their limit."""
+
+    broken: int
+    retry_after: float | None
+    over: tuple[int, ...]
+
+
+class Store(Protocol):
+    """What admission and meters need of shared state."""
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        """Decide each ask, in order, as if they came one after the other."""
+
+    def release(self, grant: Grant) -> None:
+        """Give the seats back. A second call does nothing."""
+
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left."""
+
+    def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
+        """Undo one `open_bucket`."""
+
+    def seats(self) -> Mapping[str, int]:
+        """Seats held by this instance now, by rule."""
+
+    def sweep(self, now: float) -> None:
+        """Forget what holds nothing any more. Called about once a second; bounded work."""

@@ -1,0 +1,1 @@
+"""What is allowed. Pure: no asyncio, no clock, no sockets."""

@@ -1,0 +1,39 @@
+"""Plain HTTP answers of ours: problem documents (RFC 9457) that end their connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from math import ceil
+from typing import Final
+
+from proxy.policy.admission import Excess
+from proxy.wire.handshake import Header, build_response
+
+PROBLEM_JSON: Final = (b"Content-Type", b"application/problem+json")
+
+
+def problem(status: int, detail: str, headers: Sequence[Header] = ()) -> bytes:
+    """A whole answer that says what was wrong."""
+    return _problem(status, {"detail": detail}, headers)
+
+
+def too_many(excess: Excess, connection: str) -> bytes:
+    """429 for a refused upgrade, with what its error message would have said."""
+    members = {
+        "detail": excess.text,
+        "code": excess.rule.code,
+        "rule": excess.rule.name,
+        "retry_after_ms": excess.retry_after_ms,
+        "id": connection,
+    }
+    retry: tuple[Header, ...] = ()
+    if excess.retry_after is not None:
+        retry = ((b"Retry-After", b"%d" % max(1, ceil(excess.retry_after))),)  # RFC 9110 §10.2.3: whole seconds
+    return _problem(429, members, retry)
+
+
+def _problem(status: int, members: dict[str, str | int | None], headers: Sequence[Header]) -> bytes:
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, **members}
+    return build_response(status, (*headers, PROBLEM_JSON), json.dumps(body).encode())

@@ -1,0 +1,95 @@
+"""How every connection of ours ends: say the last word, shut down the write side, read and throw away until the peer is done.
+
+`transport.close()` with unread data in the socket makes the kernel send RST, and the peer's kernel then throws away what it had not
+read yet: the Close frame is lost exactly for the client that floods (DESIGN, "The wire" 2). So whoever got our last word comes here.
+Lingering connections are bounded in number (the oldest gives way) and in time, also when the peer does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from proxy.wire.frames import FrameWalker
+
+LINGER: Final = 2.0  # seconds
+MAX_LINGERING: Final = 1024  # connections
+
+
+class Lingering:
+    """The connections that are on their way out, oldest first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = MAX_LINGERING) -> None:
+        self._loop = loop
+        self._most = most
+        self._peers: dict[_Leaving, None] = {}
+
+    def adopt(self, transport: asyncio.Transport, walker: FrameWalker | None = None, *, heard: bool = False) -> None:
+        """Take over a transport to which all has been written.
+
+        `walker` stands in the peer's direction and finds its Close; without one only the end of the stream ends the wait.
+        `heard`: the stream has ended already, and only what was written is still to go out.
+        """
+        if len(self._peers) >= self._most:
+            next(iter(self._peers)).give_up()
+        peer = _Leaving(transport, walker, self._peers)
+        self._peers[peer] = None
+        peer.timer = self._loop.call_later(LINGER, peer.give_up)
+        transport.set_protocol(peer)
+        if transport.is_closing():
+            return
+        if heard:
+            transport.close()
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+        if not transport.is_reading():
+            transport.resume_reading()
+        peer.data_received(b"")
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def abort(self) -> None:
+        """End them all at once."""
+        for peer in list(self._peers):
+            peer.give_up()
+
+
+class _Leaving(asyncio.Protocol):
+    """One peer that has had our last word."""
+
+    __slots__ = ("_others", "_transport", "_walker", "timer")
+
+    def __init__(self, transport: asyncio.Transport, walker: FrameWalker | None, others: dict[_Leaving, None]) -> None:
+        self._transport = transport
+        self._walker = walker
+        self._others = others
+        self.timer: asyncio.TimerHandle | None = None
+        if walker is not None:
+            walker.stop_judging()
+            walker.resume()
+
+    def data_received(self, data: bytes) -> None:
+        walker = self._walker
+        if walker is not None:
+            walker.receive_data(data, 0.0)
+            if walker.halt is not None:
+                self._transport.close()
+
+    def eof_received(self) -> bool:
+        self._transport.close()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+
+    def give_up(self) -> None:
+        """The time is over, or others need the place."""
+        self._transport.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self._others.pop(self, None)

@@ -1,0 +1,387 @@
+"""HOT PATH: two protocols that forward the very same bytes, and what they agree on.
+
+A chunk is three calls: walk the headers in it (which charges the meter), and write the same object to the other side. All else,
+a drop, a Close, a wish of ours to say something, sets the walker's `attention` and goes the slow way through `Tunnel.attend`.
+
+How a tunnel ends is told by two facts per side. `said`: our last word to it is written, ours or the other side's Close, and nothing
+may follow it. `heard`: nothing more of it will be forwarded. A side to which all is said, and from which nothing is to be forwarded
+any more, leaves: it lingers until its peer is done. Seats go back at the first sign of the end, before any of this.
+
+A frame of ours may enter a direction only between frames, a text message of ours only between messages. Where that place is, is known
+to the walker of the *other* side's direction, since that is whose bytes are being written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Protocol
+
+from proxy.policy.admission import Excess
+from proxy.policy.meter import Meter
+from proxy.policy.notices import Notices
+from proxy.policy.rules import Quantity
+from proxy.server.linger import Lingering
+from proxy.wire.frames import (
+    MASK_SIZE,
+    CloseCode,
+    CloseFrame,
+    FrameWalker,
+    Opcode,
+    ProtocolError,
+    Verdict,
+    build_close,
+    build_frame,
+)
+
+BUFFER: Final = 256 * 1024  # bytes per direction that may wait for a slow reader
+CLOSE_ANSWER: Final = 10.0  # seconds that a side has to answer the other side's Close
+FRAME_END: Final = 2.0  # seconds that a Close of ours waits for the end of a frame
+MESSAGE_END: Final = 0.5  # seconds that a notice waits for the end of a message
+
+
+class Initiator(Enum):
+    """Who ended a connection; the values are metric labels."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
+    GATE = "gate"
+
+
+class Phase(Enum):
+    """ENDING begins with the first sign of the end; OVER when both sides have left."""
+
+    OPEN = 0
+    ENDING = 1
+    OVER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PendingNotice:
+    """A notice that waits for the end of a message. `drops`: what it tells of."""
+
+    frame: bytes
+    rule: str
+    drops: int
+
+
+class Ends(Protocol):
+    """Who wants to know of the end of a tunnel."""
+
+    def ended(self, tunnel: Tunnel, code: int, initiator: Initiator) -> None:
+        """The first sign of the end. Its seats are free from now on."""
+
+    def over(self, tunnel: Tunnel) -> None:
+        """Nothing more will be forwarded."""
+
+
+class Half(asyncio.Protocol):
+    """One side of a tunnel: reads from its own transport, writes to its peer's."""
+
+    __slots__ = ("farewell", "forward", "heard", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
+
+    peer: Half
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, walker: FrameWalker) -> None:
+        self.tunnel = tunnel
+        self.transport = transport
+        self.walker = walker
+        self.forward: Callable[[bytes], None]  # writes to the peer's transport, or nowhere once all is said to it
+        self.farewell: bytes | None = None  # our Close to this side, waiting for the end of a frame
+        self.said = False
+        self.heard = False
+        self.left = False
+        self.paused = 0  # how many reasons there are not to read from this side
+        self.writable = True
+
+    def data_received(self, data: bytes, _now: Callable[[], float] = time.monotonic) -> None:
+        walker = self.walker
+        onward = walker.receive_data(data, _now())
+        if walker.attention:
+            self.tunnel.attend(self, onward)
+        elif onward:
+            self.forward(onward)
+
+    def eof_received(self) -> bool:
+        self.tunnel.gone(self)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.left = True
+        self.tunnel.gone(self)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self.peer.pause()
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.peer.resume()
+
+    def pause(self) -> None:
+        """One more reason not to read from this side: its peer's buffer is full, or a frame is held."""
+        self.paused += 1
+        if self.paused == 1 and not self.left and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self.paused -= 1
+        if not self.paused and not self.left and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+
+class Tunnel:
+    """One relayed connection. `ends` hears once of each phase that it enters."""
+
+    __slots__ = (
+        "_ends",
+        "_lingering",
+        "_loop",
+        "_notice",
+        "_notices",
+        "_timer",
+        "client",
+        "connection",
+        "meter",
+        "phase",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        client: tuple[asyncio.Transport, FrameWalker],
+        upstream: tuple[asyncio.Transport, FrameWalker],
+        *,
+        connection: str,
+        meter: Meter | None,
+        lingering: Lingering,
+        ends: Ends,
+    ) -> None:
+        self.connection = connection
+        self.meter = meter
+        self._lingering = lingering
+        self._ends = ends
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._notices: Notices | None = None
+        self._notice: PendingNotice | None = None
+        self.phase = Phase.OPEN
+        self.client = Half(self, *client)
+        self.upstream = Half(self, *upstream)
+        self.client.peer, self.upstream.peer = self.upstream, self.client
+        for half in (self.client, self.upstream):
+            half.forward = half.peer.transport.write
+            half.transport.set_write_buffer_limits(high=BUFFER)
+            half.transport.set_protocol(half)
+
+    def begin(self, first: bytes, rest: bytes) -> None:
+        """Write our 101, and then what the upstream sent behind its own."""
+        self.client.transport.write(first)
+        if rest:
+            self.upstream.data_received(rest)
+        if not self.upstream.left and not self.upstream.paused:
+            self.upstream.transport.resume_reading()
+
+    def drain(self, code: int, reason: str) -> None:
+        """Close both sides in an orderly way."""
+        if self.phase is Phase.OPEN:
+            self._close(code, build_close(code, reason), CloseCode.GOING_AWAY)
+
+    def attend(self, half: Half, onward: bytes) -> None:
+        """The slow way for one chunk of `half`: `onward` goes on, with what we have to say in the place where it may stand."""
+        walker, peer = half.walker, half.peer
+        if peer.said:
+            pass
+        elif peer.farewell is not None and walker.frame_end >= 0:
+            self._say(peer, onward[: walker.frame_end] + peer.farewell)
+        elif half is self.upstream and self._notice is not None and walker.message_end >= 0:
+            notice, self._notice = self._notice.frame, None
+            half.forward(onward[: walker.message_end] + notice + onward[walker.message_end :])
+        elif onward:
+            half.forward(onward)
+        if half is self.client and self.meter is not None and self.meter.drops:
+            self._notify(self.meter)
+        self._halt(half, walker.halt)
+        if peer.farewell is None and (half is self.client or self._notice is None):
+            walker.unwatch()
+        self._settle()
+
+    def _halt(self, half: Half, halt: CloseFrame | ProtocolError | Verdict | None) -> None:
+        if halt is None or half.heard:
+            return
+        if isinstance(halt, CloseFrame):
+            self._close_received(half, halt)
+        elif isinstance(halt, ProtocolError):
+            self._broken(half, halt)
+        elif halt is Verdict.HOLD:
+            self._hold(half)
+        else:
+            self._breach()
+
+    def _close_received(self, half: Half, frame: CloseFrame) -> None:
+        half.heard = True
+        self._end(frame.code, Initiator.CLIENT if half is self.client else Initiator.UPSTREAM)
+        if not half.peer.said:
+            self._say(half.peer, half.peer.farewell or frame.raw)
+        if not half.said:
+            self._arm(CLOSE_ANSWER)
+
+    def _broken(self, half: Half, error: ProtocolError) -> None:
+        half.heard = True
+        ours = build_close(error.close_code, str(error))
+        if half is self.client:
+            self._close(error.close_code, ours, error.close_code)
+        else:
+            self._close(CloseCode.INTERNAL_ERROR, build_close(CloseCode.INTERNAL_ERROR, "bad frame from the server"), error.close_code)
+
+    def _breach(self) -> None:
+        """The meter said CLOSE, and why."""
+        assert self.meter is not None and self.meter.closing is not None
+        excess = self.meter.closing
+        rule = excess.rule
+        error = build_frame(Opcode.TEXT, excess.error_message(self.connection))
+        close = build_close(rule.close_code, excess.close_reason(self.connection))
+        size = rule.quantity is Quantity.MESSAGE_SIZE
+        self._close(rule.close_code, close, CloseCode.MESSAGE_TOO_BIG if size else CloseCode.POLICY_VIOLATION, error)
+
+    def _hold(self, half: Half) -> None:
+        """The frame waits, and all behind it, until the meter can tell more."""
+        assert self.meter is not None
+        half.pause()
+        self._loop.call_at(self._loop.time() + max(0.0, self.meter.hold_until - time.monotonic()), self._ask_again, half)
+
+    def _ask_again(self, half: Half) -> None:
+        if half.left or half.heard:
+            return
+        half.walker.resume()
+        half.resume()
+        half.data_received(b"")
+
+    def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
+        """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""
+        self._end(code, Initiator.GATE)
+        in_message = self.upstream.walker.in_message
+        self._bid_farewell(self.client, to_client if in_message else error + to_client)
+        self._bid_farewell(self.upstream, build_close(upstream_code, mask=os.urandom(MASK_SIZE)))
+        self._settle()
+
+    def _bid_farewell(self, half: Half, close: bytes) -> None:
+        """Write our Close as soon as no frame is cut by it, within FRAME_END."""
+        if half.said:
+            return
+        if half.peer.walker.in_frame and not half.peer.heard:
+            half.farewell = close
+            half.peer.walker.watch()
+            self._arm(FRAME_END)
+        elif half.peer.walker.in_frame:
+            self._say(half, b"")  # cut for good: FIN is all that can be written
+        else:
+            self._say(half, close)
+
+    def _say(self, half: Half, last: bytes) -> None:
+        """Write the last bytes that this side gets."""
+        if last:
+            half.peer.forward(last)
+        half.said = True
+        half.farewell = None
+        half.peer.forward = _nowhere
+
+    def gone(self, half: Half) -> None:
+        """The end of the stream, or of the connection (`half.left`)."""
+        if half is self.client:
+            self._end(CloseCode.ABNORMAL_CLOSURE, Initiator.CLIENT)
+            last = build_close(CloseCode.GOING_AWAY, mask=os.urandom(MASK_SIZE))
+        else:
+            self._end(CloseCode.ABNORMAL_CLOSURE, Initiator.UPSTREAM)
+            last = build_close(CloseCode.INTERNAL_ERROR, "the server is gone")
+        half.heard = half.said = True
+        half.farewell = None
+        half.peer.forward = _nowhere
+        if not half.left:
+            half.left = True
+            self._lingering.adopt(half.transport, heard=True)
+        self._bid_farewell(half.peer, half.peer.farewell or last)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Let those sides leave that have nothing to hear and nothing to tell any more."""
+        if self.phase is not Phase.ENDING:
+            return
+        for half in (self.client, self.upstream):
+            if half.said and (half.heard or half.peer.said):
+                if not half.left:
+                    half.left = True
+                    self._lingering.adopt(half.transport, half.walker)
+            elif half.peer.said and isinstance(half.walker.halt, Verdict):
+                # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
+                half.walker.stop_judging()
+                half.walker.resume()
+                half.walker.receive_data(b"", 0.0)
+        if self.client.left and self.upstream.left:
+            self.phase = Phase.OVER
+            if self._timer is not None:
+                self._timer.cancel()
+            self._ends.over(self)
+
+    def _end(self, code: int, initiator: Initiator) -> None:
+        if self.phase is not Phase.OPEN:
+            return
+        self.phase = Phase.ENDING
+        self._notice = None
+        self._ends.ended(self, code, initiator)
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """A frame did not end, or a Close was not answered in time: what may still be said is said, and both sides leave."""
+        self._timer = None
+        for half in (self.client, self.upstream):
+            if not half.said:
+                clean = not half.peer.walker.in_frame
+                mask = os.urandom(MASK_SIZE) if half is self.upstream else None
+                halt = half.walker.halt
+                code = halt.code if isinstance(halt, CloseFrame) else CloseCode.GOING_AWAY
+                self._say(half, build_close(code, mask=mask) if clean else b"")
+        self._settle()
+
+    def _notify(self, meter: Meter) -> None:
+        """Tell the client what was dropped: seldom, only between messages, and only if it reads."""
+        now = time.monotonic()
+        if self._notices is None:
+            self._notices = Notices()
+        for drops in meter.take_drops():
+            excess = drops.excess(now)
+            if not excess.rule.notify:
+                continue
+            suppressed = self._notices.note(excess.rule.name, drops.count, now)
+            if suppressed is not None and not self._tell(excess, suppressed):
+                self._notices.unsent(excess.rule.name, suppressed + 1)  # it is counted in the next one
+
+    def _tell(self, excess: Excess, suppressed: int) -> bool:
+        if self.client.said or self.client.farewell is not None or not self.client.writable or self._notice is not None:
+            return False
+        notice = build_frame(Opcode.TEXT, excess.error_message(self.connection, suppressed))
+        if not self.upstream.walker.in_message:
+            self.client.transport.write(notice)
+            return True
+        self._notice = PendingNotice(notice, excess.rule.name, suppressed + 1)
+        self.upstream.walker.watch()
+        self._loop.call_later(MESSAGE_END, self._drop_notice, self._notice)
+        return True
+
+    def _drop_notice(self, notice: PendingNotice) -> None:
+        """The message did not end in time."""
+        if self._notice is notice and self._notices is not None:
+            self._notice = None
+            self._notices.unsent(notice.rule, notice.drops)
+
+
+def _nowhere(data: bytes) -> None:
+    """Where bytes go behind the last word."""

@@ -1,0 +1,325 @@
+"""CONTROL PATH: one straight coroutine per upgrade, from a head to a tunnel or an answer.
+
+Validated head -> who asks -> claims -> `store.admit`, all or none -> dial -> check the 101 -> two halves on two transports. While it
+runs the client's protocol is `AwaitingUpgrade`, which keeps reading: a client that leaves cancels the dial. Seats go back on every
+way out but the tunnel, which gives them back when it ends; the upgrade token stays spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from proxy.ledger.store import Denial, Grant, Store
+from proxy.metrics import Totals, Traffic
+from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
+from proxy.policy.identity import Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
+from proxy.policy.meter import Meter, MeterRules, release
+from proxy.policy.routes import Match, PathError, RouteTable, split_target
+from proxy.policy.rules import Mode, RefuseWith, Rule
+from proxy.policy.upstreams import Upstream
+from proxy.server.answers import problem, too_many
+from proxy.server.linger import Lingering
+from proxy.server.tunnel import Initiator, Tunnel
+from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, UpstreamError, dial
+from proxy.wire.extensions import Extension, join_offers, select_offers, settle
+from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
+from proxy.wire.handshake import (
+    HandshakeError,
+    RequestHead,
+    UpgradeRequest,
+    build_101,
+    build_own_101,
+    build_upgrade_request,
+    validate_101,
+    validate_upgrade,
+)
+
+ID_SIZE: Final = 8  # bytes of randomness in a connection's id
+NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
+
+
+class Result(Enum):
+    """What became of an upgrade; the values are metric labels."""
+
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    BAD_REQUEST = "bad_request"
+    NO_ROUTE = "no_route"
+    UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    ABANDONED = "abandoned"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Connection:
+    """One upgrade on its way: what it holds, until a tunnel holds it."""
+
+    id: bytes
+    route: str = NO_ROUTE
+    grant: Grant | None = None
+    meter: Meter | None = None
+    result: Result = Result.FAILED
+
+    @property
+    def text(self) -> str:
+        return self.id.hex()
+
+
+@dataclass(slots=True)
+class Live:
+    """The tunnels that are there, what they hold, and what those that are gone have carried."""
+
+    totals: Totals
+    store: Store
+    held: dict[Tunnel, Grant] = field(default_factory=dict)
+    gone: Traffic = field(default_factory=Traffic)
+
+    def add(self, tunnel: Tunnel, grant: Grant) -> None:
+        self.held[tunnel] = grant
+        self.totals.connections += 1
+
+    def ended(self, tunnel: Tunnel, code: int, initiator: Initiator) -> None:
+        self.totals.connections -= 1
+        self.totals.count_close(code, initiator.value)
+        self.store.release(self.held[tunnel])
+        if tunnel.meter is not None:
+            release(tunnel.meter, self.store)
+
+    def over(self, tunnel: Tunnel) -> None:
+        del self.held[tunnel]
+        _add_traffic(self.gone, tunnel)
+
+    def traffic(self) -> Traffic:
+        """All that was carried until now."""
+        gone = self.gone
+        traffic = Traffic(gone.messages_in, gone.bytes_in, gone.messages_out, gone.bytes_out)
+        for tunnel in self.held:
+            _add_traffic(traffic, tunnel)
+        return traffic
+
+
+def _add_traffic(traffic: Traffic, tunnel: Tunnel) -> None:
+    traffic.messages_in += tunnel.client.walker.messages
+    traffic.bytes_in += tunnel.client.walker.payload_bytes
+    traffic.messages_out += tunnel.upstream.walker.messages
+    traffic.bytes_out += tunnel.upstream.walker.payload_bytes
+
+
+class AwaitingUpgrade(asyncio.Protocol):
+    """The client while we decide and dial. It has nothing to say before our 101 (DESIGN, "The door" 7)."""
+
+    __slots__ = ("early", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.early = False
+
+    def data_received(self, data: bytes) -> None:
+        self.early = True
+        self._cancel()
+
+    def eof_received(self) -> bool:
+        self._cancel()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradePath:
+    """Everything an upgrade needs on its way."""
+
+    routes: RouteTable
+    upstreams: Mapping[str, Upstream]
+    identifier: Identifier
+    sources: Sequence[TokenSource]
+    admission: AdmissionRules
+    meters: MeterRules
+    store: Store
+    history: RefusalHistory
+    refuse_with: RefuseWith
+    totals: Totals
+    live: Live
+    lingering: Lingering
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
+        """Take over a transport from which a head was read that wants to be an upgrade."""
+        protocol = AwaitingUpgrade()
+        transport.set_protocol(protocol)
+        protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def refuse_head(self, transport: asyncio.Transport, error: HandshakeError | PathError | IdentityError) -> None:
+        """Answer a head that is refused."""
+        headers = error.headers if isinstance(error, HandshakeError) else ()
+        self._answer(transport, problem(error.status, str(error), headers))
+
+    async def _run(self, transport: asyncio.Transport, protocol: AwaitingUpgrade, head: RequestHead, peer: Peer) -> None:
+        connection = Connection(os.urandom(ID_SIZE))
+        started = time.monotonic()
+        try:
+            await self._decide(transport, head, peer, connection)
+        except (HandshakeError, PathError, IdentityError) as error:
+            connection.result = Result.UPSTREAM_ERROR if error.status == 502 else Result.BAD_REQUEST
+            self.refuse_head(transport, error)
+        except UpstreamError as error:
+            connection.result = Result.UPSTREAM_TIMEOUT if error.status == 504 else Result.UPSTREAM_ERROR
+            self._answer(transport, problem(error.status, error.detail))
+        except asyncio.CancelledError:
+            if protocol.early:
+                connection.result = Result.BAD_REQUEST
+                self._answer(transport, problem(400, "bytes came before the upgrade was answered"))
+            else:
+                connection.result = Result.ABANDONED
+                transport.abort()
+        except BaseException:
+            transport.abort()
+            raise
+        finally:
+            if connection.result is Result.ADMITTED:
+                self.totals.upgrade_duration.observe(time.monotonic() - started)
+            else:
+                self._give_back(connection)
+            self.totals.upgrades[connection.route, connection.result.value] += 1
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.grant is not None:
+            self.store.release(connection.grant)
+        if connection.meter is not None:
+            release(connection.meter, self.store)
+        connection.grant = connection.meter = None
+
+    async def _decide(self, transport: asyncio.Transport, head: RequestHead, peer: Peer, connection: Connection) -> None:
+        request = validate_upgrade(head)
+        path, query = split_target(head.target)
+        match = self.routes.match(path)
+        if match is None:
+            connection.result = Result.NO_ROUTE
+            self._answer(transport, problem(404, "no route matches this path"))
+            return
+        connection.route = match.route.name
+        principal = self._principal(match, query, head, peer, connection.id)
+        rules, claims = self.admission.claims(principal)
+        (decision,) = await self.store.admit([claims], time.monotonic())
+        for index in decision.over:
+            self.totals.refusals[rules[index].name, Mode.SHADOW.value] += 1
+        if isinstance(decision, Denial):
+            connection.result = Result.REFUSED
+            self._refuse(transport, request, principal, rules[decision.broken], decision, connection.text)
+            return
+        connection.grant = decision
+        connection.meter = self.meters.compile(principal, self.store, time.monotonic())
+        await self._relay(transport, request, principal, match, peer, connection)
+
+    def _principal(self, match: Match, query: bytes, head: RequestHead, peer: Peer, connection: bytes) -> Principal:
+        user, anonymous = self.identifier.user(query, head.fields, connection)
+        address = self.identifier.client_address(peer, head.fields)
+        ip = self.identifier.ip(address)
+        return Principal(user, anonymous, address, ip, match.route.name, match.room, connection)
+
+    async def _relay(
+        self,
+        transport: asyncio.Transport,
+        request: UpgradeRequest,
+        principal: Principal,
+        match: Match,
+        peer: Peer,
+        connection: Connection,
+    ) -> None:
+        head = request.head
+        offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
+        forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=b"http")
+        handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded)
+        answer = await self._dial(match, handshake)
+        try:
+            if answer.head.status != SWITCHING_PROTOCOLS:
+                connection.result = Result.UPSTREAM_REJECTED
+                self._give_back(connection)
+                AnswerRelay(answer, transport, lambda: self.lingering.adopt(transport))
+            else:
+                self._open(transport, request, principal, answer, offers, connection)
+        except HandshakeError:
+            answer.transport.abort()
+            raise
+
+    async def _dial(self, match: Match, handshake: bytes) -> Answer:
+        route = match.route
+        try:
+            answer = await dial(self.upstreams[route.upstream].address, handshake)
+        except UpstreamError:
+            self.totals.upstream_up[route.name] = False
+            raise
+        self.totals.upstream_up[route.name] = True
+        return answer
+
+    def _open(
+        self,
+        transport: asyncio.Transport,
+        request: UpgradeRequest,
+        principal: Principal,
+        answer: Answer,
+        offers: Sequence[Extension],
+        connection: Connection,
+    ) -> None:
+        validate_101(answer.head, request)
+        agreed = settle(answer.head.fields.get(b"sec-websocket-extensions", ()), offers, may_drop=self.meters.may_drop(principal))
+        assert connection.grant is not None
+        judge = None if connection.meter is None else connection.meter.charge
+        tunnel = Tunnel(
+            (transport, FrameWalker(masked=True, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=judge)),
+            (answer.transport, FrameWalker(masked=False, rsv1=agreed.rsv1, lenient=agreed.lenient)),
+            connection=connection.text,
+            meter=connection.meter,
+            lingering=self.lingering,
+            ends=self.live,
+        )
+        self.live.add(tunnel, connection.grant)
+        connection.result = Result.ADMITTED
+        tunnel.begin(build_101(answer.head, request, extensions=agreed.header), answer.rest)
+
+    def _refuse(
+        self,
+        transport: asyncio.Transport,
+        request: UpgradeRequest,
+        principal: Principal,
+        rule: Rule,
+        denial: Denial,
+        connection: str,
+    ) -> None:
+        self.totals.refusals[rule.name, Mode.ENFORCE.value] += 1
+        excess = refusal(rule, denial.retry_after)
+        often = self.history.note(principal, time.monotonic())
+        if often or self.refuse_with is RefuseWith.HTTP:
+            self._answer(transport, too_many(excess, connection))
+        else:
+            self._answer(transport, self._readable_refusal(request, excess, connection), FrameWalker(masked=True))
+
+    def _readable_refusal(self, request: UpgradeRequest, excess: Excess, connection: str) -> bytes:
+        """A 101, the error, and a Close: the only refusal of which a browser shows its script more than "failed"."""
+        subprotocol = echoed_subprotocol(self.sources, request.protocols)
+        return (
+            build_own_101(request, subprotocol=subprotocol)
+            + build_frame(Opcode.TEXT, excess.error_message(connection))
+            + build_close(excess.rule.close_code, excess.close_reason(connection))
+        )
+
+    def _answer(self, transport: asyncio.Transport, answer: bytes, walker: FrameWalker | None = None) -> None:
+        """Write our last word to a client and let it leave."""
+        if not transport.is_closing():
+            transport.write(answer)
+        self.lingering.adopt(transport, walker)

@@ -1,0 +1,1 @@
+"""What the bytes mean. Pure: no asyncio, no clock, no store."""

@@ -1,0 +1,96 @@
+"""RFC 9112 §6, §7.1: where the body of a response ends. Bytes are passed on as they came; only their extent is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.wire.handshake import HandshakeError, ResponseHead, list_tokens
+
+MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length
+MAX_CHUNK_LINE: Final = 4096  # bytes of a chunk's size line or of a trailer line
+_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFraming:
+    """How a body is delimited: by chunks, by a length in bytes, or (neither) by the end of the connection."""
+
+    chunked: bool = False
+    length: int | None = None
+
+
+def framing_of(head: ResponseHead) -> BodyFraming:
+    """The framing of a response to GET. RFC 9112 §6.3. Raises HandshakeError (502) when it is ambiguous."""
+    if head.status in (204, 304):
+        return BodyFraming(length=0)
+    codings = [token.lower() for token in list_tokens(head.fields.get(b"transfer-encoding", ()))]
+    if codings:
+        if codings == [b"chunked"]:
+            return BodyFraming(chunked=True)
+        raise HandshakeError("upstream: a Transfer-Encoding other than chunked", 502)
+    lengths = set(list_tokens(head.fields.get(b"content-length", ())))
+    if not lengths:
+        return BodyFraming()
+    if len(lengths) > 1 or not (text := lengths.pop()).isdigit() or len(text) > MAX_LENGTH_DIGITS:
+        raise HandshakeError("upstream: Content-Length is not one number", 502)
+    return BodyFraming(length=int(text))
+
+
+class BodyWalker:
+    """Follows one body through its bytes. `complete` once its last byte was there; what follows is not part of it."""
+
+    def __init__(self, framing: BodyFraming) -> None:
+        self._chunked = framing.chunked
+        self._remaining = framing.length if framing.length is not None else 0  # bytes of the body, or of the chunk and its CRLF
+        self._endless = not framing.chunked and framing.length is None
+        self._line = b""  # a size or trailer line that is not whole yet
+        self._trailer = False
+        self.complete = framing.length == 0
+
+    def receive_data(self, data: bytes) -> bytes:
+        """The part of `data` that belongs to the body, framing included. Raises HandshakeError (502) for a malformed chunk."""
+        if self.complete:
+            return b""
+        if self._endless:
+            return data
+        if self._chunked:
+            return data[: self._walk_chunks(data)]
+        piece = data[: self._remaining]
+        self._remaining -= len(piece)
+        self.complete = not self._remaining
+        return piece
+
+    def _walk_chunks(self, data: bytes) -> int:
+        position = 0
+        while position < len(data) and not self.complete:
+            if self._remaining:
+                step = min(self._remaining, len(data) - position)
+                self._remaining -= step
+                position += step
+                continue
+            end = data.find(b"\n", position)
+            stop = len(data) if end < 0 else end + 1
+            self._line += data[position:stop]
+            position = stop
+            if len(self._line) > MAX_CHUNK_LINE:
+                raise HandshakeError("upstream: a chunk line is too long", 502)
+            if end >= 0:
+                line, self._line = self._line, b""
+                self._read_line(line)
+        return position
+
+    def _read_line(self, line: bytes) -> None:
+        if not line.endswith(b"\r\n"):
+            raise HandshakeError("upstream: a chunk line does not end in CRLF", 502)
+        if self._trailer:
+            self.complete = line == b"\r\n"
+            return
+        digits = line.partition(b";")[0].strip(b" \t\r\n")
+        if not digits or len(digits) > 15 or not _HEX.issuperset(digits):
+            raise HandshakeError("upstream: a chunk size is not hexadecimal", 502)
+        size = int(digits, 16)
+        if size:
+            self._remaining = size + len(b"\r\n")
+        else:
+            self._trailer = True

@@ -1,0 +1,312 @@
+"""RFC 6455 §4 and RFC 9112: heads, read strictly.
+
+One validator of raw header pairs serves every way in, so an upgrade cannot be judged in two ways. What is *almost* an upgrade is
+refused here and never passes as something else: a request that the gate takes for plain HTTP and the backend for an upgrade would
+walk around every limit. Nothing is repaired: a head is forwarded as it came or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+WEBSOCKET_VERSION: Final = b"13"
+KEY_SIZE: Final = 16  # bytes, RFC 6455 §4.1
+KEY_LENGTH: Final = 24  # the same in base64
+END_OF_HEAD: Final = b"\r\n\r\n"
+
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110 §5.6.2
+_LINE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # RFC 9110 §5.5: no control bytes
+_TARGET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
+_HOST: Final = b"!$%&'()*+-.:;=[]_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 3986 §3.2.2, no list
+_OWS: Final = b" \t"
+_NEEDS_HTTP_1_1: Final = "a WebSocket upgrade needs HTTP/1.1"
+
+Header = tuple[bytes, bytes]
+"""(name, value) as on the wire; the value without the white space around it."""
+
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""RFC 9110 §7.6.1, lower case."""
+
+_END_TO_END: Final = frozenset((b"authorization", b"cookie", b"sec-websocket-protocol"))
+"""What `Connection` cannot name away: a client is counted by them, and what was counted is what goes upstream."""
+
+
+class HandshakeError(Exception):
+    """A head that is refused. `status` is the answer, `headers` go with it, the text says what was wrong with what."""
+
+    def __init__(self, detail: str, status: int = 400, headers: Sequence[Header] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.headers = tuple(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request line and its headers. `fields` maps lower-case names to all values, in order."""
+
+    method: bytes
+    target: bytes
+    version: bytes
+    headers: tuple[Header, ...]
+    fields: Mapping[bytes, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
+    """A request head that is an upgrade in every respect (RFC 6455 §4.2.1)."""
+
+    head: RequestHead
+    host: bytes
+    key: bytes  # as sent, base64
+    protocols: tuple[bytes, ...]  # Sec-WebSocket-Protocol, in order of preference
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A status line and its headers, as RequestHead."""
+
+    status: int
+    reason: bytes
+    headers: tuple[Header, ...]
+    fields: Mapping[bytes, Sequence[bytes]]
+
+
+def parse_request_head(data: bytes) -> RequestHead:
+    """Read a head up to, and without, its empty line.
+
+    Raises HandshakeError: 400; for a version that is not HTTP/1.1 or 1.0: 426 where the head asks for a WebSocket, else 505.
+    """
+    line, headers, fields = _parse_head(data)
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        raise HandshakeError("request line is not 'METHOD target HTTP/1.1'")
+    method, target, version = parts
+    if not method or method.translate(None, _TOKEN):
+        raise HandshakeError("method is not a token")
+    if not target or target.translate(None, _TARGET):
+        raise HandshakeError("request target is empty or has control bytes")
+    head = RequestHead(method, target, version, headers, fields)
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if wants_upgrade(head):
+            raise _upgrade_required(_NEEDS_HTTP_1_1)
+        raise HandshakeError("HTTP version is not 1.1 or 1.0", 505)
+    return head
+
+
+def parse_response_head(data: bytes) -> ResponseHead:
+    """Read an upstream's head up to, and without, its empty line. Raises HandshakeError (502)."""
+    try:
+        line, headers, fields = _parse_head(data)
+    except HandshakeError as error:
+        raise HandshakeError(f"upstream: {error.detail}", 502) from None
+    version, _, rest = line.partition(b" ")
+    code, _, reason = rest.partition(b" ")
+    if version not in (b"HTTP/1.1", b"HTTP/1.0") or len(code) != 3 or not code.isdigit() or code < b"100":
+        raise HandshakeError("upstream: status line is not 'HTTP/1.1 NNN reason'", 502)
+    return ResponseHead(int(code), reason, headers, fields)
+
+
+def _parse_head(data: bytes) -> tuple[bytes, tuple[Header, ...], dict[bytes, list[bytes]]]:
+    lines = data.split(b"\r\n")
+    if data.translate(None, _LINE) != b"\r\n" * (len(lines) - 1):
+        raise HandshakeError("head has a control byte or a bare CR or LF")
+    headers = []
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name.translate(None, _TOKEN):
+            raise HandshakeError("header line is not 'Name: value'")
+        value = value.strip(_OWS)
+        headers.append((name, value))
+        fields.setdefault(name.lower(), []).append(value)
+    return lines[0], tuple(headers), fields
+
+
+def list_tokens(values: Iterable[bytes]) -> list[bytes]:
+    """The elements of a comma-separated list over all header lines of one name (RFC 9110 §5.6.1), empty ones left out."""
+    return [token for value in values for part in value.split(b",") if (token := part.strip(_OWS))]
+
+
+def wants_upgrade(head: RequestHead) -> bool:
+    """Is this request meant as a WebSocket upgrade, well-formed or not? If so, only `validate_upgrade` may let it through."""
+    fields = head.fields
+    if b"sec-websocket-key" in fields or b"sec-websocket-version" in fields:
+        return True
+    return any(b"websocket" in value.lower() for value in fields.get(b"upgrade", ()))
+
+
+def validate_upgrade(head: RequestHead) -> UpgradeRequest:
+    """The only way to an UpgradeRequest. Raises HandshakeError (400 or 426) with what was expected and what was found."""
+    fields = head.fields
+    if head.method != b"GET":
+        raise HandshakeError("the method of a WebSocket upgrade is GET")
+    if head.version != b"HTTP/1.1":
+        raise _upgrade_required(_NEEDS_HTTP_1_1)
+    if not head.target.startswith(b"/"):
+        raise HandshakeError("request target is not a path")
+    host = _only(fields, b"host", "Host")
+    if not host or host.translate(None, _HOST):
+        raise HandshakeError("Host is not a host name")
+    if b"upgrade" not in fields:
+        raise _upgrade_required("Upgrade: websocket is missing (does a proxy in front remove it?)")
+    if _only(fields, b"upgrade", "Upgrade").lower() != b"websocket":
+        raise HandshakeError("Upgrade is not exactly 'websocket'")
+    if b"upgrade" not in {token.lower() for token in list_tokens(fields.get(b"connection", ()))}:
+        raise _upgrade_required("Connection does not name Upgrade (does a proxy in front remove it?)")
+    if b"transfer-encoding" in fields:
+        raise HandshakeError("a WebSocket upgrade has no Transfer-Encoding")
+    if b"content-length" in fields and fields[b"content-length"] != [b"0"]:
+        raise HandshakeError("a WebSocket upgrade has no body")
+    if fields.get(b"sec-websocket-version") != [WEBSOCKET_VERSION]:
+        raise _upgrade_required("Sec-WebSocket-Version is not 13")
+    return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(fields.get(b"sec-websocket-protocol", ()))))
+
+
+def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+    key = _only(fields, b"sec-websocket-key", "Sec-WebSocket-Key")
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except binascii.Error:
+        size = 0
+    if size != KEY_SIZE or len(key) != KEY_LENGTH:
+        raise HandshakeError("Sec-WebSocket-Key is not 16 bytes in base64")
+    return key
+
+
+def _only(fields: Mapping[bytes, Sequence[bytes]], name: bytes, spelled: str) -> bytes:
+    values = fields.get(name, ())
+    if len(values) != 1:
+        raise HandshakeError(f"{spelled} is there {len(values)} times instead of once")
+    return values[0]
+
+
+def _upgrade_required(detail: str) -> HandshakeError:
+    """RFC 6455 §4.4: say which version we speak."""
+    return HandshakeError(detail, 426, ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", WEBSOCKET_VERSION)))
+
+
+def accept_value(key: bytes) -> bytes:
+    """Sec-WebSocket-Accept for a Sec-WebSocket-Key. RFC 6455 §4.2.2."""
+    return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
+
+
+def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]]) -> list[Header]:
+    """The headers without the hop-by-hop ones and those that Connection names, as far as it may. RFC 9110 §7.6.1."""
+    named = {token.lower() for token in list_tokens(fields.get(b"connection", ()))}
+    away = HOP_BY_HOP | (named - _END_TO_END)
+    return [header for header in headers if header[0].lower() not in away]
+
+
+def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header]) -> bytes:
+    """The head that goes upstream: the client's own, with our `Sec-WebSocket-Extensions` (empty: none) and `forwarded` headers.
+
+    A header of the client that spells one of `forwarded` or a hop-by-hop one (also with `_` for `-`) is dropped; `Connection`
+    cannot name a `forwarded` one away, nor any header that the upgrade itself needs.
+    """
+    head = request.head
+    owned = {name.lower() for name, _ in forwarded} | _OWNED | HOP_BY_HOP
+    kept = [header for header in end_to_end(head.headers, head.fields) if header[0].lower().replace(b"_", b"-") not in owned]
+    ours: list[Header] = [
+        (b"Host", request.host),
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Key", request.key),
+        (b"Sec-WebSocket-Version", WEBSOCKET_VERSION),
+    ]
+    if request.protocols:
+        ours.append((b"Sec-WebSocket-Protocol", b", ".join(head.fields[b"sec-websocket-protocol"])))
+    if extensions:
+        ours.append((b"Sec-WebSocket-Extensions", extensions))
+    return build_head(b"GET " + head.target + b" HTTP/1.1", (*ours, *kept, *forwarded))
+
+
+_OWNED: Final = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+        b"sec-websocket-protocol",
+        b"sec-websocket-extensions",
+        b"http2-settings",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+    )
+)
+
+
+def validate_101(response: ResponseHead, request: UpgradeRequest) -> None:
+    """Check an upstream's 101 as a client would. RFC 6455 §4.1. Raises HandshakeError (502)."""
+    fields = response.fields
+    if [value.lower() for value in fields.get(b"upgrade", ())] != [b"websocket"]:
+        raise HandshakeError("upstream: 101 without 'Upgrade: websocket'", 502)
+    if b"upgrade" not in {token.lower() for token in list_tokens(fields.get(b"connection", ()))}:
+        raise HandshakeError("upstream: 101 without 'Connection: Upgrade'", 502)
+    if list(fields.get(b"sec-websocket-accept", ())) != [accept_value(request.key)]:
+        raise HandshakeError("upstream: 101 with a wrong Sec-WebSocket-Accept", 502)
+    chosen = fields.get(b"sec-websocket-protocol", ())
+    if len(chosen) > 1 or (chosen and chosen[0] not in request.protocols):
+        raise HandshakeError("upstream: 101 with a subprotocol that was not offered", 502)
+
+
+def build_101(response: ResponseHead, request: UpgradeRequest, *, extensions: bytes) -> bytes:
+    """The 101 for the client: the upstream's own end-to-end headers, with our `Sec-WebSocket-Extensions` (empty: none)."""
+    kept = [
+        header
+        for header in end_to_end(response.headers, response.fields)
+        if header[0].lower() not in (b"sec-websocket-accept", b"sec-websocket-extensions", b"content-length")
+    ]
+    ours: list[Header] = [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", accept_value(request.key)),
+    ]
+    if extensions:
+        ours.append((b"Sec-WebSocket-Extensions", extensions))
+    return build_head(b"HTTP/1.1 101 Switching Protocols", (*ours, *kept))
+
+
+def build_own_101(request: UpgradeRequest, *, subprotocol: bytes | None) -> bytes:
+    """The 101 of a refusal: one offered subprotocol, without which browsers fail before they read our Close; no extension."""
+    ours: list[Header] = [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", accept_value(request.key)),
+    ]
+    if subprotocol is not None:
+        ours.append((b"Sec-WebSocket-Protocol", subprotocol))
+    return build_head(b"HTTP/1.1 101 Switching Protocols", ours)
+
+
+def build_response(status: int, headers: Iterable[Header], body: bytes) -> bytes:
+    """A whole answer of ours; it ends its connection."""
+    line = b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())
+    framing = ((b"Content-Length", b"%d" % len(body)), (b"Connection", b"close"))
+    return build_head(line, (*headers, *framing)) + body
+
+
+def build_head(line: bytes, headers: Iterable[Header]) -> bytes:
+    """Serialise a head, its empty line included."""
+    return b"\r\n".join((line, *[b"%b: %b" % header for header in headers], b"", b""))
