@@ -118,9 +118,14 @@ class Gate:
         self._history.sweep(now)
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL, self._sweep)
 
+    @property
+    def lingering_connections(self) -> int:
+        """Connections that have had our last word and are not gone yet."""
+        return len(self._lingering)
+
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        return len(self._store) + len(self._history) + len(self._doors) + len(self._lingering) + len(self._path.tasks)
+        return len(self._store) + len(self._history) + len(self._doors) + self.lingering_connections + len(self._path.tasks)
 
     async def stop(self) -> None:
         """Stop accepting, close every tunnel with 1001, and wait for them a little."""

@@ -111,12 +111,13 @@ def _read_sources(reading: Reading, node: Node) -> tuple[TokenSource, ...] | Non
     items = reading.items(node, SOURCES_WORDS)
     if items is None:
         return None
-    sources: list[TokenSource | None] = []
-    for item in items:
-        source = _read_source(reading, item)
-        if source is not None and source in sources:
+    sources = [_read_source(reading, item) for item in items]
+    seen: set[TokenSource] = set()
+    for item, source in zip(items, sources, strict=True):
+        if source in seen:
             reading.report(item.place, "each place once", "the same again")
-        sources.append(source)
+        elif source is not None:
+            seen.add(source)
     return whole(sources)
 
 

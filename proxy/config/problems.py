@@ -14,7 +14,6 @@ from typing import Final
 MAX_SHOWN: Final = 60  # characters of a value that are repeated in a problem
 
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}|<<")
-_USER_INFO: Final = re.compile(r"//.*@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,9 @@ class Place:
 
 def show(text: str) -> str:
     """A value as a problem repeats it: on one line, in quotes, of bounded length, without the user and password of a URL."""
-    text = _USER_INFO.sub("//...@", text)
+    before, slashes, authority = text.partition("//")
+    if slashes and "@" in authority:
+        text = f"{before}//...@{authority.rpartition('@')[2]}"
     if len(text) > MAX_SHOWN:
         text = text[:MAX_SHOWN] + "..."
     return '"' + "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text) + '"'

@@ -6,10 +6,11 @@ Every question returns the value, or None once its problem is told. So a schema 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from proxy.config.problems import Place, Problem, show_key
@@ -26,6 +27,9 @@ class Kind(Generic[T]):
     expected: str
     parse: Callable[[str], T]
 
+
+MAX_NAMED: Final = 8
+MAX_COMPARED: Final = 100
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -60,9 +64,15 @@ def any_of(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def names_of(known: Collection[str]) -> str:
+    """The names that there are, cut short where there are many."""
+    named = [show_key(one) for one in islice(known, MAX_NAMED)]
+    return any_of([*named, f"{len(known) - MAX_NAMED} others"] if len(known) > MAX_NAMED else named)
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """` (did you mean …?)` for the known word that is nearest, if one is near."""
-    near = get_close_matches(word, [one for one in known if show_key(one) == one], n=1)
+    """` (did you mean …?)` for the known word that is nearest, if one is near. Looks at the first hundred only: it is slow."""
+    near = get_close_matches(word, [one for one in islice(known, MAX_COMPARED) if show_key(one) == one], n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -6,11 +6,10 @@ Paths and rooms are judged by `policy.routes` itself, so what is accepted here i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
-from proxy.config.problems import show_key
-from proxy.config.reading import NAME, Kind, Reading, any_of, choice, suggestion, whole
+from proxy.config.reading import NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
 from proxy.config.yaml_nodes import Node, Table, Text
 from proxy.policy.routes import RoomCase, Route, compile_path, template_names
 
@@ -50,7 +49,7 @@ UPSTREAM: Final = Kind("the name of an upstream", _parse_upstream)
 ROOM_CASE: Final = choice(RoomCase)
 
 
-def read_routes(reading: Reading, top: Table, upstreams: Sequence[str] | None) -> tuple[tuple[Route, ...] | None, list[str] | None]:
+def read_routes(reading: Reading, top: Table, upstreams: Collection[str] | None) -> tuple[tuple[Route, ...] | None, Collection[str] | None]:
     """(routes, None after a problem; their names as far as they are known, for the rules that speak of them).
 
     `upstreams`: the names of all upstreams, None where they could not be read.
@@ -66,24 +65,22 @@ def read_routes(reading: Reading, top: Table, upstreams: Sequence[str] | None) -
         return None, None
     reader = _RouteReader(reading, upstreams)
     routes = whole([reader.read(item) for item in items])
-    return routes, None if reader.nameless else list(reader.names)
+    return routes, None if reader.nameless else reader.names
 
 
-def _default_routes(reading: Reading, top: Table, upstreams: Sequence[str] | None) -> tuple[Route, ...] | None:
+def _default_routes(reading: Reading, top: Table, upstreams: Collection[str] | None) -> tuple[Route, ...] | None:
     if upstreams is None:
         return None
     if len(upstreams) > 1:
-        reading.report(
-            top.place.key("routes"), f"routes that say which upstream is for what ({any_of(map(show_key, upstreams))})", "nothing"
-        )
+        reading.report(top.place.key("routes"), f"routes that say which upstream is for what ({names_of(upstreams)})", "nothing")
         return None
-    return (Route(DEFAULT_NAME, DEFAULT_PATH, upstreams[0]),)
+    return tuple(Route(DEFAULT_NAME, DEFAULT_PATH, upstream) for upstream in upstreams)
 
 
 class _RouteReader:
     """Reads routes one after the other, and remembers what must not be there twice."""
 
-    def __init__(self, reading: Reading, upstreams: Sequence[str] | None) -> None:
+    def __init__(self, reading: Reading, upstreams: Collection[str] | None) -> None:
         self._reading = reading
         self._upstreams = upstreams
         self._paths: dict[bytes, int] = {}  # compiled path -> line
@@ -132,7 +129,7 @@ class _RouteReader:
         if name is None or self._upstreams is None or name in self._upstreams or not isinstance(node, Text):
             return name
         hint = suggestion(name, self._upstreams) if not node.from_environment else ""
-        self._reading.report(node.place, f"the name of an upstream: {any_of(map(show_key, self._upstreams))}{hint}", node.shown)
+        self._reading.report(node.place, f"the name of an upstream: {names_of(self._upstreams)}{hint}", node.shown)
         return None
 
     def _room(self, table: Table, names: Sequence[str] | None) -> str | None:

@@ -5,12 +5,12 @@ Which rules there are, and what is legal together, is said by the tables of `pol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.config.identity_schema import NETWORK
-from proxy.config.reading import NAME, Kind, Reading, any_of, choice, suggestion, whole
+from proxy.config.reading import NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
 from proxy.config.units import COUNT_WORDS, NUMBER_WORDS, RATE_WORDS, SIZE_WORDS, parse_count, parse_number, parse_rate, parse_size
 from proxy.config.yaml_nodes import Listing, Table, Text
 from proxy.policy.identity import Network
@@ -95,7 +95,7 @@ class Surroundings:
 
     shadow: bool
     routes: tuple[Route, ...] | None
-    route_names: Sequence[str] | None
+    route_names: Collection[str] | None
     has_tokens: bool
 
 
@@ -178,9 +178,12 @@ class _RuleReader:
         if items is None:
             return None
         read = [self._reading.scalar(item, kind) for item in items]
-        for index, one in enumerate(read):
-            if one is not None and one in read[:index]:
-                self._reading.report(items[index].place, "each of them once", f"{one.value} again")
+        seen: set[Per] = set()
+        for item, one in zip(items, read, strict=True):
+            if one in seen:
+                self._reading.report(item.place, "each of them once", f"{one.value} again")
+            elif one is not None:
+                seen.add(one)
         return whole(read)
 
     def _burst(self, quantity: Quantity | None, limit: float | None) -> float | None:
@@ -235,7 +238,7 @@ class _RuleReader:
         for item, name in zip(items, names, strict=True):
             if name is not None and known is not None and name not in known and isinstance(item, Text):
                 hint = suggestion(name, known) if not item.from_environment else ""
-                self._reading.report(item.place, f"the name of a route: {any_of(known)}{hint}", item.shown)
+                self._reading.report(item.place, f"the name of a route: {names_of(known)}{hint}", item.shown)
         read = whole(names)
         return None if read is None else frozenset(read)
 

@@ -6,7 +6,7 @@ A mistake in the file counts even where a flag makes it harmless, and a broken f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -165,7 +165,7 @@ def _check_distinct(reading: Reading, top: Table, flags: _Flags, listen: Address
     reading.report(place, "different addresses for listen and admin", "the same for both")
 
 
-def _read_upstreams(reading: Reading, top: Table, flags: _Flags) -> tuple[Mapping[str, Upstream] | None, list[str] | None]:
+def _read_upstreams(reading: Reading, top: Table, flags: _Flags) -> tuple[Mapping[str, Upstream] | None, Collection[str] | None]:
     """(upstreams, None after a problem; their names as far as they are known, for the routes that point to them)."""
     if "upstreams" not in top.entries and flags.replaces_upstream:
         upstream = Upstream(DEFAULT_UPSTREAM, flags.upstream) if flags.upstream else None
@@ -182,7 +182,7 @@ def _read_upstreams(reading: Reading, top: Table, flags: _Flags) -> tuple[Mappin
     upstreams = [_read_upstream(reading, table, name) for name in table.entries]
     if flags.upstream and len(upstreams) == 1 and upstreams[0]:
         upstreams = [Upstream(upstreams[0].name, flags.upstream)]
-    return _as_mapping(upstreams), list(table.entries)
+    return _as_mapping(upstreams), table.entries
 
 
 def _read_upstream(reading: Reading, table: Table, key: str) -> Upstream | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import yaml
-from yaml.composer import ComposerError
 from yaml.error import Mark, MarkedYAMLError, YAMLError
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
@@ -24,6 +23,7 @@ MAX_FILE: Final = 1 << 20  # bytes, or characters of what is already text
 MAX_DEPTH: Final = 16  # levels; the schema has five
 MAX_NODES: Final = 100_000  # with every alias expanded
 
+NODES_WORDS: Final = f"at most {MAX_NODES} values in all, aliases expanded"
 FILE_WORDS: Final = f"a file of at most {MAX_FILE >> 10} KiB"
 
 _PLAIN_TAGS: Final = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
@@ -111,17 +111,18 @@ def read(text: str, file: str, environ: Mapping[str, str], problems: list[Proble
     except (YAMLError, ValueError, OverflowError):  # of chr() and int(), on "\UFFFFFFFF" and %YAML with endless digits
         mark = loader.get_mark() if loader else None
         problems.append(_at(file, mark).problem("valid YAML", "a number that YAML cannot mean here"))
-    except _TooLargeError as error:
-        problems.append(error.place.problem(f"at most {MAX_NODES} values in all, aliases expanded", "more"))
+    except _LimitError as error:
+        problems.append(_at(file, error.mark).problem(error.expected, "more"))
     return Broken(start)
 
 
-class _TooLargeError(Exception):
-    """The tree grew over MAX_NODES at `place`."""
+class _LimitError(Exception):
+    """The tree grows too large at `mark`."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__()
-        self.place = place
+    def __init__(self, mark: Mark | None, expected: str) -> None:
+        super().__init__(expected)
+        self.mark = mark
+        self.expected = expected
 
 
 class _Loader(yaml.BaseLoader):
@@ -135,9 +136,9 @@ class _Loader(yaml.BaseLoader):
         self._depth += 1
         self._count += 1
         if self._depth > MAX_DEPTH:
-            raise ComposerError(None, None, f"more than {MAX_DEPTH} levels of lists and mappings", place)
+            raise _LimitError(place, f"at most {MAX_DEPTH} levels of lists and mappings")
         if self._count > MAX_NODES:
-            raise ComposerError(None, None, f"more than {MAX_NODES} values", place)
+            raise _LimitError(place, NODES_WORDS)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -157,7 +158,7 @@ class _Tree:
         place = _at(self._file, node.start_mark, path)
         self._count += 1
         if self._count > MAX_NODES:
-            raise _TooLargeError(place)
+            raise _LimitError(node.start_mark, NODES_WORDS)
         if id(node) in self._open:
             return self._broken(place, "a value that does not hold itself", "an alias of what it stands in")
         if node.tag not in _PLAIN_TAGS:
@@ -249,4 +250,4 @@ def _syntax_problem(file: str, error: MarkedYAMLError) -> Problem:
     if "another document" in said:
         return place.problem("one document", "a second one")
     context = f" ({error.context})" if error.context and error.problem else ""
-    return place.problem("valid YAML", "this: " + _QUOTED_NAME.sub(" ...", said + context))
+    return place.problem("valid YAML", "a mistake: " + _QUOTED_NAME.sub(" ...", said + context))

@@ -1,0 +1,132 @@
+"""Where the body of an answer ends, in bytes: whole, byte by byte, and with trailing bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.wire.body import MAX_CHUNK_LINE, BodyFraming, BodyWalker, framing_of
+from proxy.wire.handshake import HandshakeError, parse_response_head
+from tests.wire.streams import cut, one_by_one
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of ours
+
+
+def framing(*lines: bytes, status: int = 404) -> BodyFraming:
+    return framing_of(parse_response_head(b"\r\n".join((b"HTTP/1.1 %d x" % status, *lines))))
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], BodyFraming()),
+        ([b"Content-Length: 0"], BodyFraming(length=0)),
+        ([b"content-length: 12"], BodyFraming(length=12)),
+        ([b"Content-Length: 12", b"Content-Length: 12"], BodyFraming(length=12)),
+        ([b"Content-Length: 12, 12"], BodyFraming(length=12)),
+        ([b"Transfer-Encoding: Chunked"], BodyFraming(chunked=True)),
+        ([b"Transfer-Encoding: chunked", b"Content-Length: 5"], BodyFraming(chunked=True)),
+    ],
+)
+def test_how_a_body_is_delimited(lines: list[bytes], found: BodyFraming) -> None:
+    assert framing(*lines) == found
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_never_has_a_body(status: int) -> None:
+    assert framing(b"Content-Length: 5", b"Transfer-Encoding: chunked", status=status) == BodyFraming(length=0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Transfer-Encoding: gzip",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Content-Length: 1, 2",
+        b"Content-Length: 1\r\nContent-Length: 2",
+        b"Content-Length: -1",
+        b"Content-Length: +1",
+        b"Content-Length: 1_0",
+        b"Content-Length: 0x1",
+        b"Content-Length: \xb2",
+        b"Content-Length: " + b"9" * 19,
+        b"Content-Length: " + b"9" * 5000,
+    ],
+)
+def test_an_ambiguous_length_is_502(line: bytes) -> None:
+    with pytest.raises(HandshakeError, match="upstream") as caught:
+        framing(line)
+    assert caught.value.status == 502
+
+
+def read(found: BodyFraming, chunks: Iterable[bytes]) -> tuple[bytes, bool]:
+    walker = BodyWalker(found)
+    return b"".join(walker.receive_data(chunk) for chunk in chunks), walker.complete
+
+
+CHUNKED = BodyFraming(chunked=True)
+BODIES = [
+    (BodyFraming(length=0), b""),
+    (BodyFraming(length=1), b"x"),
+    (BodyFraming(length=300), b"y" * 300),
+    (CHUNKED, b"0\r\n\r\n"),
+    (CHUNKED, b"5\r\nhello\r\n0\r\n\r\n"),
+    (CHUNKED, b"00A; name=value\r\n0123456789\r\n1\r\n\n\r\n0;x\r\nTrailer: 1\r\nTwo: 2\r\n\r\n"),
+    (CHUNKED, b"ff\r\n" + b"\r\n" * 127 + b"z\r\n" + b"000\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize(("found", "body"), BODIES, ids=range(len(BODIES)))
+@pytest.mark.parametrize("trailing", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+class TestBody:
+    def test_whole(self, found: BodyFraming, body: bytes, trailing: bytes) -> None:
+        assert read(found, [body + trailing]) == (body, True)
+
+    def test_byte_by_byte(self, found: BodyFraming, body: bytes, trailing: bytes) -> None:
+        assert read(found, one_by_one(body + trailing)) == (body, True)
+
+    def test_is_not_complete_before_its_last_byte(self, found: BodyFraming, body: bytes, trailing: bytes) -> None:
+        assert read(found, [body[:-1]]) == (body[:-1], not body)
+
+
+@given(st.sampled_from(BODIES), st.lists(st.integers(0, 320), max_size=8))
+@settings(UNHURRIED, max_examples=100)
+def test_any_split_gives_the_same(case: tuple[BodyFraming, bytes], places: list[int]) -> None:
+    found, body = case
+    assert read(found, cut(body + b"rest", places)) == (body, True)
+
+
+def test_a_body_that_ends_with_its_connection_is_never_complete() -> None:
+    assert read(BodyFraming(), [b"abc", b"", b"0\r\n\r\n"]) == (b"abc0\r\n\r\n", False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\r\n", b"x\r\n", b"-1\r\n", b"0x5\r\n", b"5 5\r\n", b";x\r\n", b"5\nhello", b"1" * 16 + b"\r\n", b"0\r\nTrailer\n\r\n", b"1_0\r\n"],
+)
+def test_a_malformed_chunk_is_502(body: bytes) -> None:
+    for chunks in ([body], one_by_one(body)):
+        with pytest.raises(HandshakeError, match="upstream") as caught:
+            read(CHUNKED, chunks)
+        assert caught.value.status == 502
+
+
+def test_a_chunk_line_is_bounded() -> None:
+    line = b"1;" + b"x" * (MAX_CHUNK_LINE - 4) + b"\r\n"
+    assert read(CHUNKED, [line]) == (line, False)
+    with pytest.raises(HandshakeError, match="too long"):
+        read(CHUNKED, [b"1;" + b"x" * MAX_CHUNK_LINE])
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=4))
+@settings(UNHURRIED, max_examples=200)
+def test_any_bytes_give_a_part_of_themselves_or_a_refusal(data: bytes, places: list[int]) -> None:
+    try:
+        passed, _ = read(CHUNKED, cut(data, places))
+    except HandshakeError:
+        return
+    assert data.startswith(passed)
