@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from proxy import __version__
-from proxy.config import Config, ConfigError, Overrides, default, load
-from proxy.policy.identity import DOCUMENTED_SECRET
+from proxy.config import ConfigError, Overrides, default, load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,16 +66,9 @@ def _check(file: str) -> int:
         return _fail(str(error))
     name = file.encode(errors="backslashreplace").decode()
     print(f"{name}: ok: {len(config.upstreams)} upstreams, {len(config.routes)} routes, {len(config.rules)} rules")
-    for note in _notes(config):
+    for note in config.notes():
         print(f"{name}: note: {note}", file=sys.stderr)
     return 0
-
-
-def _notes(config: Config) -> list[str]:
-    """What is no mistake, but better known."""
-    if config.identity.secret == DOCUMENTED_SECRET:
-        return ["identity.secret is not set: digests of tokens are keyed with a documented secret"]
-    return []
 
 
 def _release(package: str) -> str:

@@ -158,13 +158,11 @@ class Reading:
     def optional(self, table: Table, key: str, kind: Kind[T], default: T) -> T | None:
         return self.scalar(table.entries[key], kind) if key in table.entries else default
 
-    def unique(self, node: Node, name: str | None, seen: dict[str, int]) -> None:
+    def unique(self, place: Place, name: str, seen: dict[str, int]) -> None:
         """Names are there once. `seen`: name -> line of its first use."""
-        if name is None or not isinstance(node, Text):
-            return
         if name in seen:
-            self.report(node.place, f"another name than the one on line {seen[name]}", node.shown)
-        seen.setdefault(name, node.place.line)
+            self.report(place, f"another name than the one on line {seen[name]}", "the same again")
+        seen.setdefault(name, place.line)
 
     def _report_other(self, node: Node, expected: str) -> None:
         if not isinstance(node, Broken):

@@ -108,7 +108,7 @@ class _RouteReader:
         if name is None:
             self.nameless = True
         else:
-            self._reading.unique(table.entries["name"], name, self.names)
+            self._reading.unique(table.entries["name"].place, name, self.names)
         return name
 
     def _path(self, table: Table) -> tuple[str | None, list[str] | None]:

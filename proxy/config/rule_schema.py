@@ -127,7 +127,7 @@ class _RuleReader:
         table, reading = self._table, self._reading
         name = reading.required(table, "name", NAME)
         if name is not None:
-            reading.unique(table.entries["name"], name, names)
+            reading.unique(table.entries["name"].place, name, names)
         quantity = self._quantity()
         per = self._per(quantity)
         limit = self._limit(quantity)

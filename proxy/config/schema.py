@@ -17,7 +17,7 @@ from proxy.config.reading import NAME, Kind, Reading, choice, whole
 from proxy.config.route_schema import read_routes
 from proxy.config.rule_schema import Surroundings, read_rules
 from proxy.config.yaml_nodes import Node, Table, Text
-from proxy.policy.identity import IdentityRules
+from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Address, TcpAddress, Upstream, parse_listen, parse_tcp, parse_upstream_url
@@ -64,6 +64,12 @@ class Config:
     rules: tuple[Rule, ...]
     refuse_with: RefuseWith
     store: str
+
+    def notes(self) -> list[str]:
+        """What is no mistake, but better known."""
+        if self.identity.secret == DOCUMENTED_SECRET:
+            return ["identity.secret is not set: digests of tokens are keyed with a documented secret"]
+        return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from typing import Final
 
 import yaml
 from yaml.error import Mark, MarkedYAMLError, YAMLError
-from yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from yaml.nodes import ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
 from proxy.config.problems import Place, Problem, show, show_key
 
 MAX_FILE: Final = 1 << 20  # bytes, or characters of what is already text
 MAX_DEPTH: Final = 16  # levels; the schema has five
-MAX_NODES: Final = 100_000  # with every alias expanded
+MAX_NODES: Final = 20_000  # with every alias expanded
 
 NODES_WORDS: Final = f"at most {MAX_NODES} values in all, aliases expanded"
 FILE_WORDS: Final = f"a file of at most {MAX_FILE >> 10} KiB"
@@ -76,13 +76,9 @@ Node = Text | Listing | Table | Broken
 
 def describe(node: Node) -> str:
     """What was found, where another kind of node was expected. The text itself is not told: it may be a secret out of place."""
-    match node:
-        case Text():
-            return "nothing" if is_nothing(node) else "text"
-        case Listing():
-            return "a list"
-        case Table() | Broken():
-            return "a mapping"
+    if isinstance(node, Text):
+        return "nothing" if is_nothing(node) else "text"
+    return "a list" if isinstance(node, Listing) else "a mapping"
 
 
 def is_nothing(node: Node) -> bool:
@@ -165,18 +161,15 @@ class _Tree:
             return self._broken(place, "a value without a tag (!)", "one with a tag")
         self._open.add(id(node))
         try:
-            match node:
-                case ScalarNode():
-                    return self._scalar(node, place)
-                case SequenceNode():
-                    return Listing(place, tuple(self.node(one, place.item(index).path) for index, one in enumerate(node.value)))
-                case MappingNode():
-                    return self._table(node, place)
-            raise AssertionError("YAML has three kinds of nodes")
+            if isinstance(node, ScalarNode):
+                return self._scalar(node, place)
+            if isinstance(node, SequenceNode):
+                return Listing(place, tuple(self.node(one, place.item(index).path) for index, one in enumerate(node.value)))
+            return self._table(node, place)
         finally:
             self._open.remove(id(node))
 
-    def _table(self, node: MappingNode, place: Place) -> Table:
+    def _table(self, node: yaml.Node, place: Place) -> Table:
         entries: dict[str, Node] = {}
         keys: dict[str, Place] = {}
         for key_node, value_node in node.value:

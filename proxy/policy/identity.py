@@ -12,7 +12,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -84,7 +84,7 @@ class IdentityRules:
     sources: tuple[TokenSource, ...] = DEFAULT_SOURCES
     trusted_proxies: tuple[Network, ...] = ()
     ipv6_prefix: int = 64
-    secret: bytes = DOCUMENTED_SECRET
+    secret: bytes = field(default=DOCUMENTED_SECRET, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def parse_listen(text: str) -> Address:
 
 def parse_tcp(text: str) -> TcpAddress:
     """`host:port` with port 0 to 65535. Raises ValueError with what is expected."""
-    if text.startswith(":"):
+    if not text or text.startswith(":"):
         raise ValueError("host:port with a host (0.0.0.0 or [::] for every address)")
     host, port = _parse_host_and_port(text)
     if port is None:

@@ -7,9 +7,10 @@ that says nothing until its deadline is closed silently; one that said half a he
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Final, cast
 
-from proxy.policy.identity import Identifier
+from proxy.policy.identity import Identifier, Peer
 from proxy.server.answers import problem
 from proxy.server.upgrade import UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
@@ -21,10 +22,11 @@ HEAD_TIMEOUT: Final = 10.0  # seconds
 class Door(asyncio.Protocol):
     """One connection until its first head is whole."""
 
-    __slots__ = ("_doors", "_identifier", "_path", "_received", "_timer", "_transport")
+    __slots__ = ("_doors", "_identifier", "_path", "_peer", "_received", "_timer", "_transport")
 
     _transport: asyncio.Transport
     _timer: asyncio.TimerHandle
+    _peer: Peer
 
     def __init__(self, path: UpgradePath, identifier: Identifier, doors: set[Door]) -> None:
         self._path = path
@@ -36,12 +38,27 @@ class Door(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # a stream's, also uvloop's, which is no subclass
         self._doors.add(self)
         self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._too_late)
+        peer = self._who_is_there()
+        if peer is None:
+            self.end()
+        else:
+            self._peer = peer
+
+    def _who_is_there(self) -> Peer | None:
+        """None: a TCP peer that is gone already, and whose address nobody can tell. It must not pass for a Unix socket's peer, whose
+        word is trusted: what it sent before it left can still be read."""
+        peername = self._transport.get_extra_info("peername")
+        if isinstance(peername, tuple):
+            return self._identifier.peer(peername[0])
+        if self._transport.get_extra_info("socket").family == socket.AF_UNIX:
+            return self._identifier.peer("")
+        return None
 
     def data_received(self, data: bytes) -> None:
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
         end = self._received.find(END_OF_HEAD, searched)
-        if end > HEAD_SIZE or (end < 0 and len(self._received) > HEAD_SIZE):
+        if end > HEAD_SIZE or (end < 0 and len(self._received) >= HEAD_SIZE + len(END_OF_HEAD)):
             self._turn_away(problem(431, f"the head is longer than {HEAD_SIZE} bytes"))
         elif end >= 0:
             self._head_received(self._received[:end], self._received[end + len(END_OF_HEAD) :])
@@ -58,9 +75,7 @@ class Door(asyncio.Protocol):
             self._turn_away(problem(error.status, error.detail, error.headers))
             return
         self._leave()
-        peername = self._transport.get_extra_info("peername")
-        peer = self._identifier.peer(peername[0] if isinstance(peername, tuple) else "")
-        self._path.begin(self._transport, head, peer)
+        self._path.begin(self._transport, head, self._peer)
 
     def eof_received(self) -> bool:
         self._leave()

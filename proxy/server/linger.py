@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from proxy.wire.frames import FrameWalker
+from proxy.wire.frames import CloseFrame, FrameWalker
 
 LINGER: Final = 2.0  # seconds
 MAX_LINGERING: Final = 1024  # connections
@@ -74,8 +74,10 @@ class _Leaving(asyncio.Protocol):
         walker = self._walker
         if walker is not None:
             walker.receive_data(data, 0.0)
-            if walker.halt is not None:
+            if isinstance(walker.halt, CloseFrame):
                 self._transport.close()
+            elif walker.halt is not None:
+                self._walker = None  # no Close can be found behind a bad frame: read on until the end of the stream
 
     def eof_received(self) -> bool:
         self._transport.close()

@@ -187,9 +187,11 @@ class Tunnel:
             self.upstream.transport.resume_reading()
 
     def drain(self, code: int, reason: str) -> None:
-        """Close both sides in an orderly way."""
+        """Close both sides in an orderly way. Where one of them has closed already, the other's answer is waited for no more."""
         if self.phase is Phase.OPEN:
             self._close(code, build_close(code, reason), CloseCode.GOING_AWAY)
+        elif self.phase is Phase.ENDING and self.client.farewell is None and self.upstream.farewell is None:
+            self._give_up()
 
     def attend(self, half: Half, onward: bytes) -> None:
         """The slow way for one chunk of `half`: `onward` goes on, with what we have to say in the place where it may stand."""
@@ -294,10 +296,10 @@ class Tunnel:
         """The end of the stream, or of the connection (`half.left`)."""
         if half is self.client:
             self._end(CloseCode.ABNORMAL_CLOSURE, Initiator.CLIENT)
-            last = build_close(CloseCode.GOING_AWAY, mask=os.urandom(MASK_SIZE))
+            last = self._closing_answer(half.peer) or build_close(CloseCode.GOING_AWAY, mask=os.urandom(MASK_SIZE))
         else:
             self._end(CloseCode.ABNORMAL_CLOSURE, Initiator.UPSTREAM)
-            last = build_close(CloseCode.INTERNAL_ERROR, "the server is gone")
+            last = self._closing_answer(half.peer) or build_close(CloseCode.INTERNAL_ERROR, "the server is gone")
         half.heard = half.said = True
         half.farewell = None
         half.peer.forward = _nowhere
@@ -335,20 +337,31 @@ class Tunnel:
         self._ends.ended(self, code, initiator)
 
     def _arm(self, seconds: float) -> None:
+        """Give up after `seconds`, or when it was to be already: whoever can send a Close must not win time by it."""
+        when = self._loop.time() + seconds
         if self._timer is not None:
+            if self._timer.when() <= when:
+                return
             self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._give_up)
+        self._timer = self._loop.call_at(when, self._give_up)
+
+    def _closing_answer(self, half: Half) -> bytes | None:
+        """What a side that has sent its Close gets when the other side has no answer to it: its own code back, RFC 6455 §5.5.1."""
+        halt = half.walker.halt
+        if not isinstance(halt, CloseFrame):
+            return None
+        return build_close(halt.code, mask=os.urandom(MASK_SIZE) if half is self.upstream else None)
 
     def _give_up(self) -> None:
         """A frame did not end, or a Close was not answered in time: what may still be said is said, and both sides leave."""
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for half in (self.client, self.upstream):
             if not half.said:
-                clean = not half.peer.walker.in_frame
                 mask = os.urandom(MASK_SIZE) if half is self.upstream else None
-                halt = half.walker.halt
-                code = halt.code if isinstance(halt, CloseFrame) else CloseCode.GOING_AWAY
-                self._say(half, build_close(code, mask=mask) if clean else b"")
+                last = self._closing_answer(half) or build_close(CloseCode.GOING_AWAY, mask=mask)
+                self._say(half, b"" if half.peer.walker.in_frame else last)
         self._settle()
 
     def _notify(self, meter: Meter) -> None:

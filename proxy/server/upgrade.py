@@ -155,6 +155,7 @@ class UpgradePath:
     live: Live
     lingering: Lingering
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    relays: set[AnswerRelay] = field(default_factory=set)
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
         """Take over a transport from which a head was read that wants to be an upgrade."""
@@ -162,7 +163,12 @@ class UpgradePath:
         transport.set_protocol(protocol)
         protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(lambda done: self._done(done, transport))
+
+    def _done(self, task: asyncio.Task[None], transport: asyncio.Transport) -> None:
+        self.tasks.discard(task)
+        if task.cancelled():  # before its first step; later it takes leave of the client itself
+            transport.abort()
 
     def refuse_head(self, transport: asyncio.Transport, error: HandshakeError | PathError | IdentityError) -> None:
         """Answer a head that is refused."""
@@ -250,12 +256,18 @@ class UpgradePath:
             if answer.head.status != SWITCHING_PROTOCOLS:
                 connection.result = Result.UPSTREAM_REJECTED
                 self._give_back(connection)
-                AnswerRelay(answer, transport, lambda: self.lingering.adopt(transport))
+                relay = AnswerRelay(answer, transport, self._relayed)
+                self.relays.add(relay)
+                relay.begin()
             else:
                 self._open(transport, request, principal, answer, offers, connection)
         except HandshakeError:
             answer.transport.abort()
             raise
+
+    def _relayed(self, relay: AnswerRelay) -> None:
+        self.relays.discard(relay)
+        self.lingering.adopt(relay.client)
 
     async def _dial(self, match: Match, handshake: bytes) -> Answer:
         route = match.route

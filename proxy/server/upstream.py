@@ -7,6 +7,8 @@ an UpstreamError. Whoever cancels a dial leaves no socket behind.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -54,7 +56,7 @@ async def dial(address: TcpAddress | UnixAddress, request: bytes) -> Answer:
     except TimeoutError:
         raise UpstreamError("the upstream does not accept the connection", 504) from None
     except OSError as error:
-        raise UpstreamError(f"the upstream cannot be reached: {error.strerror or type(error).__name__}", 502) from None
+        raise UpstreamError(f"the upstream cannot be reached: {_reason(error)}", 502) from None
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
             return await answer
@@ -69,6 +71,13 @@ async def dial(address: TcpAddress | UnixAddress, request: bytes) -> Answer:
         raise
 
 
+def _reason(error: OSError) -> str:
+    """Why a dial failed, in words that do not name the address: asyncio's do, and they would go to the client."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return "its name does not resolve" if isinstance(error, socket.gaierror) else "none of its addresses answers"
+    return os.strerror(error.errno)
+
+
 class _AwaitingAnswer(asyncio.Protocol):
     """Reads the head of the answer, then stands still."""
 
@@ -76,6 +85,7 @@ class _AwaitingAnswer(asyncio.Protocol):
         self._answer = answer
         self._request = request
         self._received = b""
+        self._room = MAX_HEAD  # bytes that are left for heads
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,12 +107,13 @@ class _AwaitingAnswer(asyncio.Protocol):
 
     def _head(self) -> ResponseHead | None:
         """The final head once it is whole; other 1xx answers before it are passed over (RFC 9110 §15.2)."""
-        while (end := self._received.find(END_OF_HEAD)) >= 0 and end <= MAX_HEAD:
+        while 0 <= (end := self._received.find(END_OF_HEAD)) <= self._room:
             head = parse_response_head(self._received[:end])
             self._received = self._received[end + len(END_OF_HEAD) :]
             if head.status >= 200 or head.status == SWITCHING_PROTOCOLS:
                 return head
-        if len(self._received) > MAX_HEAD:
+            self._room -= end + len(END_OF_HEAD)
+        if len(self._received) >= self._room + len(END_OF_HEAD):
             raise HandshakeError("upstream: the head of its answer is longer than 16 KiB", 502)
         return None
 
@@ -121,25 +132,45 @@ class _AwaitingAnswer(asyncio.Protocol):
 class AnswerRelay:
     """Carries an answer that is no 101 to the client: status, headers and body as they are.
 
-    Takes both transports over. `on_end` is called once, when all has been written to the client or nothing more will come; the
-    client's connection is the caller's again then. Raises HandshakeError (502) when the answer's framing is ambiguous.
+    Takes both transports over with `begin`. `on_end` is called once, when all has been written to the client or nothing more will
+    come; the client's connection is the caller's again then. Raises HandshakeError (502) when the answer's framing is ambiguous.
     """
 
-    def __init__(self, answer: Answer, client: asyncio.Transport, on_end: Callable[[], None]) -> None:
-        framing = framing_of(answer.head)
-        self.upstream = answer.transport
-        self._client = client
+    def __init__(self, answer: Answer, client: asyncio.Transport, on_end: Callable[[AnswerRelay], None]) -> None:
+        self.client = client
+        self._answer = answer
+        self._upstream = answer.transport
         self._on_end = on_end
-        self._body = BodyWalker(framing)
+        self._framing = framing_of(answer.head)
+        self._body = BodyWalker(self._framing)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(RELAY_IDLE, self.end)
+        self._paused = False  # the client is slower than the upstream
+        self._finished = False  # the upstream has said all
         self._ended = False
-        client.set_protocol(_AnswerReader(self))
-        client.write(_relayed_head(answer.head, framing))
-        answer.transport.set_protocol(_AnswerWriter(self))
-        self.receive(answer.rest)
-        if not self._ended:
-            answer.transport.resume_reading()
+
+    def begin(self) -> None:
+        """Write the head, and what came behind it."""
+        self.client.set_protocol(_AnswerReader(self))
+        self.client.write(_relayed_head(self._answer.head, self._framing))
+        self._upstream.set_protocol(_AnswerWriter(self))
+        self.receive(self._answer.rest)
+        if not self._finished and not self._paused:
+            self._upstream.resume_reading()
+
+    def pause(self) -> None:
+        """The client's buffer is full."""
+        self._paused = True
+        if not self._finished:
+            self._upstream.pause_reading()
+
+    def resume(self) -> None:
+        """The client's buffer has room again; at the end: it is empty."""
+        self._paused = False
+        if self._finished:
+            self.end()
+        else:
+            self._upstream.resume_reading()
 
     def receive(self, data: bytes) -> None:
         """More of the body."""
@@ -151,18 +182,28 @@ class AnswerRelay:
             self.end()
             return
         if body:
-            self._client.write(body)
+            self.client.write(body)
         if self._body.complete:
+            self.finish()
+
+    def finish(self) -> None:
+        """Let go of the upstream, and hand the client back once all is written: whoever lingers with it has little time."""
+        if self._finished:
+            return
+        self._finished = True
+        self._upstream.abort()
+        self.client.set_write_buffer_limits(0)  # so that `resume` means an empty buffer
+        if not self.client.get_write_buffer_size():
             self.end()
 
     def end(self) -> None:
-        """Let go of the upstream and hand the client back."""
+        """Let go of the upstream and hand the client back as it is."""
         if self._ended:
             return
-        self._ended = True
+        self._finished = self._ended = True
         self._timer.cancel()
-        self.upstream.abort()
-        self._on_end()
+        self._upstream.abort()
+        self._on_end(self)
 
 
 class _AnswerWriter(asyncio.Protocol):
@@ -175,11 +216,11 @@ class _AnswerWriter(asyncio.Protocol):
         self._relay.receive(data)
 
     def eof_received(self) -> bool:
-        self._relay.end()
+        self._relay.finish()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._relay.end()
+        self._relay.finish()
 
 
 class _AnswerReader(asyncio.Protocol):
@@ -189,10 +230,10 @@ class _AnswerReader(asyncio.Protocol):
         self._relay = relay
 
     def pause_writing(self) -> None:
-        self._relay.upstream.pause_reading()
+        self._relay.pause()
 
     def resume_writing(self) -> None:
-        self._relay.upstream.resume_reading()
+        self._relay.resume()
 
     def eof_received(self) -> bool:
         self._relay.end()

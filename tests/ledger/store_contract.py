@@ -319,7 +319,7 @@ class Model:
 
     def decide(self, claims: Ask, now: Fraction) -> tuple[int | None, float | None, tuple[int, ...]]:
         """(the first broken claim, its wait, the shadow claims that are over); takes the tokens if nothing is broken."""
-        over = []
+        over: list[int] = []
         for index, claim in enumerate(claims):
             if isinstance(claim, SeatClaim):
                 fits, wait = self.has_room(claim), None

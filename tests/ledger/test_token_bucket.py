@@ -94,6 +94,7 @@ class TestRefill:
         assert not bucket.would_pass(3.0001, NOW + 1e9)
         assert bucket.take(3, NOW + 1e9)
         assert not bucket.take(0.5, NOW + 1e9)
+        assert not bucket.would_pass(3.25, NOW + 1e9 + 0.35)
 
     def test_fractional_rates(self) -> None:
         bucket = TokenBucket(0.25, 1, NOW)

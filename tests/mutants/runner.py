@@ -1,16 +1,19 @@
 """Runs pytest again and again over different copies of the package, each time in a fresh fork.
 
 What costs time at the start of a pytest, importing it and its plugins, is done once; `proxy` is never imported here, so each fork finds
-the copy that it is pointed at. Reads one JSON line per run on stdin, {"root": …, "tests": […]}, and answers each with one,
+the copy that it is pointed at. Reads one JSON line per run on stdin, {"root": …, "file": the one that was changed, "tests": […]}, and answers each with one,
 {"exit": pytest's exit code, "output": its last lines}.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
@@ -21,39 +24,34 @@ OPTIONS = (
     *("-x", "-q", "--tb=line", "--timeout=20", "-p", "no:cacheprovider", "-p", "no:cov"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
-FAILED_TO_START = 70
+CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported
+PRELOADED = ("aiohttp.test_utils", "hypothesis.strategies", "websockets.extensions.permessage_deflate", "websockets.protocol")
 
 
-def preload() -> None:
-    """Import what tests import, apart from the package."""
-    import asyncio  # noqa: F401 (imported for the forks)
-
-    import aiohttp.test_utils
-    import hypothesis.strategies
-    import websockets.extensions.permessage_deflate
-    import websockets.protocol  # noqa: F401 (imported for the forks)
-
-
-def run(root: str, tests: list[str]) -> int:
+def run(root: str, file: str, tests: list[str]) -> int:
     """In a fork: pytest over `tests` with the package under `root`. Returns its exit code."""
     os.chdir(root)
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = root
+    if file:
+        importlib.import_module(file.removesuffix(".py").replace("/", "."))
     return int(pytest.main([*OPTIONS, *(str(REPOSITORY / test) for test in tests)]))
 
 
-def fork(root: str, tests: list[str]) -> tuple[int, str]:
+def fork(root: str, file: str, tests: list[str]) -> tuple[int, str]:
     """(exit code, output) of one run."""
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
-            code = FAILED_TO_START
+            code = CANNOT_RUN
             try:
                 for stream in (1, 2):
                     os.dup2(output.fileno(), stream)
-                code = run(root, tests)
-                sys.stdout.flush()
+                code = run(root, file, tests)
+            except Exception:  # noqa: BLE001 (a mutant may raise anything when it is imported)
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
                 os._exit(code)
         _, status = os.waitpid(child, 0)
         output.seek(0)
@@ -61,11 +59,14 @@ def fork(root: str, tests: list[str]) -> tuple[int, str]:
 
 
 def main() -> None:
-    preload()
+    for name in PRELOADED:
+        importlib.import_module(name)
     assert "proxy" not in sys.modules
+    gc.freeze()  # so that collections in the forks do not touch, and copy, all these pages
     for line in sys.stdin:
         code, output = fork(**json.loads(line))
-        print(json.dumps({"exit": code, "output": output[-2000:]}), flush=True)  # noqa: T201 (the answer to the harness)
+        sys.stdout.write(json.dumps({"exit": code, "output": output[-2000:]}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.mutants.mutants import MUTANTS, Mutant
 
 REPOSITORY = Path(__file__).parent.parent.parent
 RUNNERS = 2  # at a time
-TESTS_FAILED = 1  # pytest's exit codes: some test failed; 2 and more mean that they could not be run
-PASSED = 0
+PASSED = 0  # pytest's exit codes
+TESTS_FAILED = 1  # all others mean that they could not be run
+USAGE_ERROR = 4
+CANNOT_RUN = 70  # as in runner.py
 UNCHANGED = Mutant("unchanged", "", "", "", tuple(dict.fromkeys(test for mutant in MUTANTS for test in mutant.tests)))
 
 
@@ -73,7 +76,7 @@ class Runners:
         process = self._idle.get()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"root": str(root), "tests": mutant.tests}) + "\n")
+        process.stdin.write(json.dumps({"root": str(root), "file": mutant.file, "tests": mutant.tests}) + "\n")
         process.stdin.flush()
         answer = process.stdout.readline()
         self._idle.put(process)
@@ -118,6 +121,7 @@ def test_names_are_unique() -> None:
 
 # --- the harness itself ---------------------------------------------------------------------------------------------------------
 
+CODES_FILE = "proxy/wire/frames.py"
 CODES = "tests/wire/test_frames.py::test_every_code_that_may_be_sent"
 
 
@@ -134,20 +138,15 @@ def test_a_change_that_is_not_exactly_one_is_refused(old: str, new: str, why: st
         mutate(Mutant("bad", "proxy/wire/frames.py", old, new, (CODES,)), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("tests", "old", "new", "code"),
-    [
-        ((CODES,), "OPCODE_BITS: Final = 0x0F", "OPCODE_BITS: Final = 0x1F", PASSED),  # a mutant that survives its tests
-        ((CODES,), "1000 <= code <= 1003", "1000 <= code <= 1004", TESTS_FAILED),
-        ((CODES,), "import annotations\n", "import annotations\nraise ImportError\n", 2),
-        (("tests/wire/test_frames.py::test_that_is_not_there",), "1000 <= code <= 1003", "1000 <= code <= 1004", 4),
-    ],
-    ids=["survivor", "killed", "cannot_be_imported", "no_such_test"],
-)
-def test_a_survivor_is_told_from_a_kill_and_from_what_cannot_run(
-    tests: tuple[str, ...], old: str, new: str, code: int, tmp_path: Path
-) -> None:
-    runners = Runners(tmp_path)
-    outcome = runners.submit(Mutant("trial", "proxy/wire/frames.py", old, new, tests)).result()
-    runners.close()
+TRIALS = [
+    (Mutant("trial_of_a_survivor", CODES_FILE, "OPCODE_BITS: Final = 0x0F", "OPCODE_BITS: Final = 0x1F", (CODES,)), PASSED),
+    (Mutant("trial_of_a_kill", CODES_FILE, "1000 <= code <= 1003", "1000 <= code <= 1004", (CODES,)), TESTS_FAILED),
+    (Mutant("trial_of_no_module", CODES_FILE, "class Opcode(IntEnum)", "class Opcode(Missing)", (CODES.partition("::")[0],)), CANNOT_RUN),
+    (Mutant("trial_of_no_test", CODES_FILE, "1000 <= code <= 1003", "1000 <= code <= 1004", (CODES + "_not",)), USAGE_ERROR),
+]
+
+
+@pytest.mark.parametrize(("mutant", "code"), TRIALS, ids=[mutant.name for mutant, _ in TRIALS])
+def test_a_survivor_is_told_from_a_kill_and_from_what_cannot_run(mutant: Mutant, code: int, outcomes: dict[str, Future[Outcome]]) -> None:
+    outcome = outcomes[mutant.name].result()
     assert outcome.exit == code, outcome.output

@@ -10,6 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from proxy.wire.handshake import accept_value
+from tests.support.raw import RawStream
 
 
 @asynccontextmanager
@@ -27,12 +28,11 @@ async def echo_backend(**options: object) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-class RawConnection:
-    """One connection to a raw backend: the head it sent, and its streams."""
+class RawConnection(RawStream):
+    """One connection to a raw backend, with the head that came on it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
-        self.reader = reader
-        self.writer = writer
+        super().__init__(reader, writer)
         self.head = head
 
     @property
@@ -63,8 +63,11 @@ Handler = Callable[[RawConnection], Awaitable[None]]
 
 
 @asynccontextmanager
-async def raw_backend(handler: Handler) -> AsyncIterator[str]:
-    """A server that reads one head and hands the connection to `handler`; yields its URL. Connections end with the handler."""
+async def raw_backend(handler: Handler, path: str | None = None) -> AsyncIterator[str]:
+    """A server that reads one head and hands the connection to `handler`; yields its URL. Connections end with the handler.
+
+    `path`: of a Unix socket to listen on.
+    """
     tasks = set()
 
     async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,17 +77,35 @@ async def raw_backend(handler: Handler) -> AsyncIterator[str]:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             await handler(RawConnection(reader, writer, head))
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    if path is None:
+        server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    else:
+        server = await asyncio.start_unix_server(serve_one, path)
+        url = f"unix:{path}"
     try:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield url
     finally:
         server.close()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def waiting_backend(path: str | None = None) -> AsyncIterator[tuple[str, asyncio.Queue[RawConnection]]]:
+    """A raw backend whose connections the test itself takes from a queue; they stay open until it ends. `path`: as above."""
+    arrived: asyncio.Queue[RawConnection] = asyncio.Queue()
+
+    async def handler(connection: RawConnection) -> None:
+        arrived.put_nowait(connection)
+        await asyncio.Event().wait()
+
+    async with raw_backend(handler, path) as url:
+        yield url, arrived

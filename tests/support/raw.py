@@ -1,12 +1,17 @@
-"""A client that writes what it likes, byte for byte."""
+"""A client that writes what it likes, byte for byte, and what both ends of a raw connection can do."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from proxy.wire.frames import mask_payload
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3
+PATIENCE = 5.0  # seconds
 
 
 def upgrade_head(target: str = "/", *headers: str, host: str = "gate.test") -> bytes:
@@ -23,8 +28,8 @@ def upgrade_head(target: str = "/", *headers: str, host: str = "gate.test") -> b
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-class RawClient:
-    """One TCP connection. Reading methods raise TimeoutError after 5 s."""
+class RawStream:
+    """One end of a connection. Reading methods raise TimeoutError after 5 s."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -34,29 +39,29 @@ class RawClient:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def head(self) -> bytes:
-        """Read one head, its empty line included."""
-        async with asyncio.timeout(5):
-            return await self.reader.readuntil(b"\r\n\r\n")
-
-    async def status(self) -> int:
-        return int((await self.head()).split(b" ")[1])
-
     async def exactly(self, size: int) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await self.reader.readexactly(size)
 
-    async def frame(self) -> tuple[int, bytes]:
-        """Read one unmasked frame: (first byte, payload)."""
-        first, second = await self.exactly(2)
-        size = second & 0x7F
-        if size == 126:
-            size = int.from_bytes(await self.exactly(2), "big")
-        elif size == 127:
-            size = int.from_bytes(await self.exactly(8), "big")
-        return first, await self.exactly(size)
+    async def raw_frame(self) -> bytes:
+        """Read one frame as it stands on the wire."""
+        head = await self.exactly(2)
+        size = head[1] & 0x7F
+        if size > 125:
+            extended = await self.exactly(2 if size == 126 else 8)
+            head += extended
+            size = int.from_bytes(extended, "big")
+        return head + await self.exactly(size + (4 if head[1] & 0x80 else 0))
 
-    async def rest(self, seconds: float = 5) -> bytes:
+    async def frame(self) -> tuple[int, bytes]:
+        """Read one frame, masked or not: (first byte, payload)."""
+        raw = await self.raw_frame()
+        start = 2 + {126: 2, 127: 8}.get(raw[1] & 0x7F, 0)
+        if not raw[1] & 0x80:
+            return raw[0], raw[start:]
+        return raw[0], mask_payload(raw[start + 4 :], raw[start : start + 4])
+
+    async def rest(self, seconds: float = PATIENCE) -> bytes:
         """Everything until the end of the stream; a reset counts as its end."""
         received = b""
         try:
@@ -67,11 +72,40 @@ class RawClient:
             pass
         return received
 
+    def end(self) -> None:
+        """FIN: no more is written, but reading goes on."""
+        self.writer.write_eof()
+
+    def reset(self) -> None:
+        """RST, and nothing is read any more."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+class RawClient(RawStream):
+    """A client's connection."""
+
+    async def head(self) -> bytes:
+        """Read one head, its empty line included."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def status(self) -> int:
+        return int((await self.head()).split(b" ")[1])
+
 
 @asynccontextmanager
-async def raw_client(port: int, local: str | None = None) -> AsyncIterator[RawClient]:
-    """Connect to a port of the loopback; `local`: the address to come from."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=None if local is None else (local, 0))
+async def raw_client(port: int, local: str | None = None, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+    """Connect to a port of the loopback. `local`: the address to come from. `receive_buffer`: bytes, for a client that is slow."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if local is not None:
+        sock.bind((local, 0))
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(sock=sock)
     try:
         yield RawClient(reader, writer)
     finally:

@@ -102,7 +102,9 @@ def test_a_head_may_have_no_headers() -> None:
     ],
 )
 def test_a_request_line_that_is_none_is_400(data: bytes) -> None:
-    assert refusal(data).status == 400
+    with pytest.raises(HandshakeError) as caught:
+        parse_request_head(data)
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(

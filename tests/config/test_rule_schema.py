@@ -1,0 +1,350 @@
+"""The `rules` section: every kind with every `per`, and mistakes that would leave a rule without effect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+
+from proxy.config import Config, Overrides
+from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, LISTS_ALLOWED, Mode, OnExcess, Per, Quantity, Rule, When
+
+Read = Callable[..., Config]
+Mistakes = Callable[..., list[str]]
+
+ROOMS = 'routes: [{name: rooms, path: "/{room}", upstream: game}, {name: rest, path: "/{rest*}", upstream: game}]\n'  # line 2
+LIMITS = {"connections": "3", "members": "2000", "upgrades": "5/s", "messages": "10/s", "message_size": "16KiB"}
+NUMBERS = {"connections": 3, "members": 2000, "upgrades": 5.0, "messages": 10.0, "message_size": 16384}
+NAME = "a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit"
+KEYS = "name, per, connections, members, upgrades, messages, message_size, burst, when, on_excess, notify, close_code or mode"
+RATE = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
+CLOSE_CODE = "a close code: 1008, 1009, 1013, or one from 3000 to 4999"
+
+
+@pytest.mark.parametrize("text", ["", "rules: []", "rules:\n"])
+def test_there_may_be_no_rules(text: str, config: Read) -> None:
+    assert config(text).rules == ()
+
+
+@pytest.mark.parametrize(("quantity", "per"), [(quantity, per) for quantity in Quantity for per in Per])
+def test_each_quantity_takes_its_legal_per_and_no_other(quantity: Quantity, per: Per, config: Read, mistakes: Mistakes) -> None:
+    text = f"{ROOMS}rules: [{{name: r, per: {per.value}, {quantity.value}: {LIMITS[quantity.value]}}}]"
+    if per in LEGAL_PER[quantity]:
+        rule = config(text).rules[0]
+        assert (rule.quantity, rule.per, rule.limit) == (quantity, (per,), NUMBERS[quantity.value])
+        assert rule.on_excess is LEGAL_ON_EXCESS[quantity][0]
+    else:
+        (mistake,) = mistakes(text)
+        assert mistake.startswith("3:24: rules[0].per: expected ")
+        assert f" for {quantity.value}" in mistake
+        assert mistake.endswith(f'found "{per.value}"')
+
+
+@pytest.mark.parametrize("quantity", Quantity)
+def test_lists_of_per_are_for_what_can_be_counted_so(quantity: Quantity, config: Read, mistakes: Mistakes) -> None:
+    legal = [per for per in Per if per in LEGAL_PER[quantity]]
+    text = f"{ROOMS}rules: [{{name: r, per: [{', '.join(per.value for per in legal)}], {quantity.value}: {LIMITS[quantity.value]}}}]"
+    if quantity in LISTS_ALLOWED:
+        assert config(text).rules[0].per == tuple(legal)
+    else:
+        assert mistakes(text) == [f"3:24: rules[0].per: expected {legal[0].value} for {quantity.value}, found a list"]
+
+
+def test_the_order_of_a_list_of_per_is_kept(config: Read) -> None:
+    assert config("rules: [{name: r, per: [ip, user], messages: 1/s}]").rules[0].per == (Per.IP, Per.USER)
+
+
+@pytest.mark.parametrize(
+    ("rule", "close_code"),
+    [
+        ("per: user, connections: 3", 4008),
+        ("per: room, connections: 3", 4010),
+        ("per: [room, user], connections: 3", 4008),
+        ("per: room, members: 3", 4010),
+        ("per: ip, upgrades: 3/s", 4008),
+        ("per: ip, messages: 3/s", 4008),
+        ("per: connection, message_size: 3", 4009),
+        *((f"per: user, messages: 3/s, close_code: {code}", code) for code in [1008, 1009, 1013, 3000, 4999]),
+    ],
+)
+def test_close_codes_are_those_of_the_contract_unless_the_rule_names_one(rule: str, close_code: int, config: Read) -> None:
+    assert config(f"{ROOMS}rules: [{{name: r, {rule}}}]").rules[0].close_code == close_code
+
+
+@pytest.mark.parametrize(
+    ("rule", "burst"),
+    [
+        ("messages: 10/s", 10.0),
+        ("messages: 30/min", 1.0),
+        ("messages: 10/s, burst: 20", 20.0),
+        ("messages: 10/s, burst: 1.5", 1.5),
+        ("messages: 10/s, burst: 1", 1.0),
+        ("messages: 0/s", 0.0),
+        ("messages: 0/s, burst: 0", 0.0),
+        ("messages: 0/h, burst: 20", 0.0),
+        ("connections: 3", 0.0),
+    ],
+)
+def test_a_burst_is_one_seconds_worth_unless_the_rule_names_one(rule: str, burst: float, config: Read) -> None:
+    assert config(f"rules: [{{name: r, per: user, {rule}}}]").rules[0].burst == burst
+
+
+@pytest.mark.parametrize(("quantity", "on_excess"), [(quantity, on_excess) for quantity in Quantity for on_excess in OnExcess])
+def test_each_quantity_takes_its_legal_on_excess_and_no_other(
+    quantity: Quantity, on_excess: OnExcess, config: Read, mistakes: Mistakes
+) -> None:
+    per = next(per for per in Per if per in LEGAL_PER[quantity]).value
+    text = f"{ROOMS}rules: [{{on_excess: {on_excess.value}, name: r, per: {per}, {quantity.value}: {LIMITS[quantity.value]}}}]"
+    if on_excess in LEGAL_ON_EXCESS[quantity]:
+        assert config(text).rules[0].on_excess is on_excess
+    else:
+        assert mistakes(text)[0].startswith("3:21: rules[0].on_excess: expected ")
+
+
+def test_every_key_is_read(config: Read) -> None:
+    text = (
+        ROOMS
+        + """
+rules:
+  - name: r
+    per: [user, room]
+    messages: 600/min
+    burst: 12.5
+    on_excess: close
+    notify: false
+    close_code: 4321
+    mode: shadow
+    when: {route: [rooms, rest], room: "vip-*", anonymous: false, ip: [10.0.0.0/8, "2001:db8::/32"]}
+  - {name: s, per: ip, connections: 0, when: {route: rest, ip: 127.0.0.1, anonymous: true}}
+"""
+    )
+    assert config(text).rules == (
+        Rule(
+            "r",
+            (Per.USER, Per.ROOM),
+            Quantity.MESSAGES,
+            10.0,
+            12.5,
+            OnExcess.CLOSE,
+            4321,
+            notify=False,
+            mode=Mode.SHADOW,
+            when=When(
+                frozenset({"rooms", "rest"}), "vip-*", anonymous=False, networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
+            ),
+        ),
+        Rule(
+            "s",
+            (Per.IP,),
+            Quantity.CONNECTIONS,
+            0,
+            0.0,
+            OnExcess.REFUSE,
+            4008,
+            when=When(frozenset({"rest"}), anonymous=True, networks=(ip_network("127.0.0.1"),)),
+        ),
+    )
+
+
+def test_shadow_at_the_top_makes_every_rule_a_shadow(config: Read) -> None:
+    text = "rules: [{name: a, per: ip, connections: 1}, {name: b, per: ip, connections: 2, mode: enforce}]\n"
+    enforced = config(text).rules
+    shadows = tuple(replace(rule, mode=Mode.SHADOW) for rule in enforced)
+    assert config(text + "mode: shadow").rules == config(text, overrides=Overrides(shadow=True)).rules == shadows
+    assert config(text + "mode: enforce").rules == enforced
+
+
+@pytest.mark.parametrize("later", ["bytes", "control_frames", "fragments", "direction", "max_delay", "close_after", "penalty", "scope"])
+def test_keys_of_later_issues_are_not_supported_yet(later: str, mistakes: Mistakes) -> None:
+    assert mistakes(f"rules: [{{name: r, per: user, messages: 1/s, {later}: 1}}]") == [
+        f"2:45: rules[0].{later}: expected {KEYS}, found {later}, which is not supported yet"
+    ]
+
+
+@pytest.mark.parametrize("later", ["bytes", "control_frames", "fragments"])
+def test_a_quantity_of_a_later_issue_is_not_called_missing_as_well(later: str, mistakes: Mistakes) -> None:
+    assert mistakes(f"rules: [{{name: r, per: connection, {later}: 1, on_excess: delay}}]") == [
+        f"2:36: rules[0].{later}: expected {KEYS}, found {later}, which is not supported yet",
+        f'2:{52 + len(later)}: rules[0].on_excess: expected refuse, drop or close (delay is not supported yet), found "delay"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "mistake"),
+    [
+        ("x", "3:8: rules: expected a list of rules, found text"),
+        ("{a: b}", "3:8: rules: expected a list of rules, found a mapping"),
+        ("[x]", "3:9: rules[0]: expected a mapping such as {name: user-messages, per: user, messages: 10/s}, found text"),
+        ("[{per: ip, connections: 1}]", f"3:9: rules[0].name: expected {NAME}, found nothing"),
+        ("[{name: 'a\n\n  b', per: ip, connections: 1}]", f'3:16: rules[0].name: expected {NAME}, found "a\\nb"'),
+        (
+            "[{name: r, per: ip}]",
+            "3:9: rules[0]: expected one of connections, members, upgrades, messages or message_size, found none of them",
+        ),
+        (
+            "[{name: r, connections: 1}]",
+            "3:9: rules[0].per: expected user, ip, room, route or global for connections, or a list of them, found nothing",
+        ),
+        (
+            "[{name: r, per: ip, connections: 1, upgrades: 1/s}]",
+            "3:44: rules[0].upgrades: expected one quantity a rule; connections is there already, found upgrades",
+        ),
+        (
+            "[{name: r, per: , connections: 1}]",
+            "3:23: rules[0].per: expected user, ip, room, route or global for connections, or a list of them, found nothing",
+        ),
+        (
+            "[{name: r, per: [], connections: 1}]",
+            "3:24: rules[0].per: expected user, ip, room, route or global for connections, or a list of them, found an empty list",
+        ),
+        ("[{name: r, per: [ip, ip], connections: 1}]", "3:29: rules[0].per[1]: expected each of them once, found ip again"),
+        (
+            "[{name: r, per: {ip: x}, connections: 1}]",
+            "3:24: rules[0].per: expected user, ip, room, route or global for connections, or a list of them, found a mapping",
+        ),
+        (
+            "[{name: r, per: users, connections: 1}]",
+            '3:24: rules[0].per: expected user, ip, room, route or global for connections (did you mean user?), found "users"',
+        ),
+        ("[{name: r, per: ip, connections: 1/s}]", '3:41: rules[0].connections: expected a whole number such as 0, 3 or 2000, found "1/s"'),
+        ("[{name: r, per: ip, messages: 10}]", f'3:38: rules[0].messages: expected {RATE}, found "10"'),
+        ("[{name: r, per: ip, messages: }]", f"3:37: rules[0].messages: expected {RATE}, found nothing"),
+        (
+            "[{name: r, per: connection, message_size: 1/s}]",
+            '3:50: rules[0].message_size: expected a size such as 512, 16KiB or 1MiB, found "1/s"',
+        ),
+        (
+            "[{name: r, per: ip, connections: 1, burst: 2}]",
+            "3:44: rules[0].burst: expected no burst: only rates have one (upgrades or messages), found one",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, burst: 0}]",
+            '3:50: rules[0].burst: expected a number such as 20 or 2.5, at least 1, found "0"',
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, burst: 0.99}]",
+            '3:50: rules[0].burst: expected a number such as 20 or 2.5, at least 1, found "0.99"',
+        ),
+        ("[{name: r, per: ip, messages: 1/s, burst: 5/s}]", '3:50: rules[0].burst: expected a number such as 20 or 2.5, found "5/s"'),
+        ("[{name: r, per: ip, messages: 0/s, burst: x}]", '3:50: rules[0].burst: expected a number such as 20 or 2.5, found "x"'),
+        (
+            "[{name: r, per: ip, messages: 1/s, on_excess: delay}]",
+            '3:54: rules[0].on_excess: expected drop or close (delay is not supported yet), found "delay"',
+        ),
+        ("[{name: r, per: ip, messages: 1/s, notify: yes}]", '3:51: rules[0].notify: expected true or false, found "yes"'),
+        ("[{name: r, per: ip, messages: 1/s, notify: True}]", '3:51: rules[0].notify: expected true or false, found "True"'),
+        ("[{name: r, per: ip, messages: 1/s, mode: off}]", '3:49: rules[0].mode: expected enforce or shadow, found "off"'),
+        *(
+            (
+                f"[{{name: r, per: ip, messages: 1/s, close_code: {code}}}]",
+                f'3:55: rules[0].close_code: expected {CLOSE_CODE}, found "{code}"',
+            )
+            for code in ["0", "1000", "1001", "1010", "1011", "2999", "5000"]
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s}, {name: r, per: ip, messages: 2/s}]",
+            "3:51: rules[1].name: expected another name than the one on line 3, found the same again",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: x}]",
+            "3:49: rules[0].when: expected conditions: route, room, anonymous or ip, found text",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {}}]",
+            "3:49: rules[0].when: expected conditions: route, room, anonymous or ip, found none",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {user: x}}]",
+            "3:50: rules[0].when.user: expected route, room, anonymous or ip, found the unknown key user",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {route: room}}]",
+            '3:57: rules[0].when.route: expected the name of a route: rooms or rest (did you mean rooms?), found "room"',
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {route: [rest, x]}}]",
+            '3:64: rules[0].when.route[1]: expected the name of a route: rooms or rest, found "x"',
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {route: []}}]",
+            "3:57: rules[0].when.route: expected the name of a route, or a list of them, found an empty list",
+        ),
+        ("[{name: r, per: ip, messages: 1/s, when: {room: ''}}]", '3:56: rules[0].when.room: expected text, found ""'),
+        ("[{name: r, per: ip, messages: 1/s, when: {anonymous: 1}}]", '3:61: rules[0].when.anonymous: expected true or false, found "1"'),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {ip: 10.1.2.3/8}}]",
+            '3:54: rules[0].when.ip: expected 10.0.0.0/8, or 10.1.2.3 for the one address, found "10.1.2.3/8"',
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, when: {ip: []}}]",
+            "3:54: rules[0].when.ip: expected an address or a network such as 10.1.2.0/24 or 2001:db8::/32, or a list of them, found an empty list",
+        ),
+    ],
+)
+def test_each_mistake_is_told_where_it_stands(rules: str, mistake: str, mistakes: Mistakes) -> None:
+    assert mistakes(f"{ROOMS}rules: {rules}") == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("section", "rule", "mistake"),
+    [
+        ("", "per: room, members: 5", "23: rules[0].per: {}no route has a room"),
+        ("", "per: [user, room], messages: 5/s", "23: rules[0].per: {}no route has a room"),
+        ("", "per: ip, messages: 5/s, when: {room: x}", "48: rules[0].when: {}no route has a room"),
+        (ROOMS, "per: room, members: 5, when: {route: rest}", "23: rules[0].per: {}none of its routes has a room"),
+        (ROOMS, "per: ip, messages: 5/s, when: {room: x, route: [rest]}", "48: rules[0].when: {}none of its routes has a room"),
+        (
+            "identity: {user: []}\n",
+            "per: user, messages: 5/s",
+            "23: rules[0].per: {}identity.user is an empty list, so that each connection is its own user",
+        ),
+        (
+            "identity: {user: []}\n",
+            "per: [ip, user], connections: 5",
+            "23: rules[0].per: {}identity.user is an empty list, so that each connection is its own user",
+        ),
+        (
+            "identity: {user: []}\n",
+            "per: ip, messages: 5/s, when: {anonymous: false}",
+            "48: rules[0].when: {}identity.user is an empty list, so that everybody is anonymous",
+        ),
+        ("", "per: user, connections: 5, when: {anonymous: true}", "23: rules[0].per: {}each anonymous connection is its own user"),
+        ("", "per: user, upgrades: 5/s, when: {anonymous: true}", "23: rules[0].per: {}each anonymous connection is its own user"),
+    ],
+)
+def test_a_rule_that_never_applies_is_a_mistake(section: str, rule: str, mistake: str, mistakes: Mistakes) -> None:
+    expected = "expected a rule that can apply, found one that never applies: "
+    line = 3 if section else 2
+    assert mistakes(f"{section}rules: [{{name: r,{rule}}}]") == [f"{line}:{mistake.format(expected)}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "rule"),
+    [
+        (ROOMS, "per: room, members: 5"),
+        (ROOMS, "per: room, members: 5, when: {route: [rest, rooms]}"),
+        (ROOMS, "per: ip, messages: 5/s, when: {room: x}"),
+        ("", "per: user, messages: 5/s, when: {anonymous: true}"),
+        ("", "per: user, connections: 0, when: {anonymous: true}"),
+        ("", "per: user, upgrades: 0/s, when: {anonymous: true}"),
+        ("", "per: ip, connections: 5, when: {anonymous: true}"),
+        ("identity: {user: []}\n", "per: ip, connections: 5, when: {anonymous: true}"),
+    ],
+)
+def test_a_rule_that_applies_to_somebody_is_none(section: str, rule: str, config: Read) -> None:
+    assert len(config(f"{section}rules: [{{name: r, {rule}}}]").rules) == 1
+
+
+def test_a_rule_with_a_mistake_is_still_looked_at_as_a_whole(mistakes: Mistakes) -> None:
+    told = mistakes(
+        "rules: [{name: ' ', per: room, members: x, burst: -1, on_excess: x, notify: x, close_code: x, mode: x, when: {ip: x}, zzz: x}]"
+    )
+    assert [one.split(": ")[1] for one in told] == [
+        *("rules[0].name", "rules[0].members", "rules[0].burst", "rules[0].on_excess", "rules[0].notify"),
+        *("rules[0].close_code", "rules[0].mode", "rules[0].when.ip", "rules[0].zzz"),
+    ]
+
+
+def test_a_route_that_could_not_be_read_does_not_make_rules_wrong(mistakes: Mistakes) -> None:
+    text = "routes: [{name: ' ', path: /, upstream: game}, x]\nrules: [{name: r, per: room, members: 1, when: {route: other}}]"
+    assert [one.split(": ")[1] for one in mistakes(text)] == ["routes[0].name", "routes[1]"]

@@ -1,0 +1,72 @@
+"""The gate as a program of its own: another process, on the core that the tests leave free."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass
+class Program:
+    """A gate that listens."""
+
+    process: subprocess.Popen[str]
+    port: int
+    admin: str
+
+    def scrape(self) -> dict[str, float]:
+        """All samples of /metrics."""
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def remembered(self) -> int:
+        """Keys in all tables that clients can grow."""
+        self.process.send_signal(signal.SIGUSR1)
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def resident(self) -> int:
+        """Bytes of memory in use. proc(5): the second number of statm is resident pages."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def program(folder: Path, yaml: str, upstream: str) -> Iterator[Program]:
+    """Run `wsgate run` on `yaml` (without listen, admin and upstreams), and end it with SIGTERM."""
+    config, log = folder / "wsgate.yaml", folder / "log"
+    config.write_text(f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nupstreams: {{game: {{url: '{upstream}'}}}}\n{yaml}")
+    command = [sys.executable, "-m", "tests.limits.counted_gate", "run", "--config", str(config)]
+    with log.open("w") as stderr, subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            wait_until(lambda: '"listening"' in log.read_text() or process.poll() is not None, 10)
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            ready = next(line for line in lines if line["event"] == "listening")
+            yield Program(process, int(ready["address"].rpartition(":")[2]), ready["admin"])
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float) -> float:
+    """How long it took, in seconds. Raises TimeoutError."""
+    started = time.monotonic()
+    while not is_so():
+        if time.monotonic() - started > seconds:
+            raise TimeoutError
+        time.sleep(0.01)
+    return time.monotonic() - started

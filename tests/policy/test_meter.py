@@ -1,0 +1,433 @@
+"""What frames are charged to: the meter alone, told in headers, and behind a walker, told in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.ledger.memory_store import MemoryStore
+from proxy.policy.identity import Principal
+from proxy.policy.meter import NO_LIMIT, Meter, MeterRules, release
+from proxy.policy.rules import OnExcess, Per, Quantity, Rule, When
+from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
+from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
+
+CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE = Quantity
+CONNECTION, USER, IP, ROOM, ROUTE, GLOBAL = Per
+PASS, DROP, CLOSE = Verdict.PASS, Verdict.DROP, Verdict.CLOSE
+TEXT, BINARY, CONTINUATION = 0x81, 0x82, 0x80
+FIRST, MIDDLE = 0x01, 0x00
+PING, PONG = 0x89, 0x8A
+
+
+class Gate:
+    """Rules and a store, as one instance holds them."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = MeterRules(rules, IDENTIFIER)
+        self.store = MemoryStore()
+
+    def meter(self, who: Principal = ANN, now: float = NOW) -> Meter:
+        meter = self.rules.compile(who, self.store, now)
+        assert meter is not None
+        return meter
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """rule -> (drops, closes)"""
+        return {one.rule.name: (one.drops, one.closes) for one in self.rules.frame_rules}
+
+
+def messages(meter: Meter, count: int, now: float = NOW, length: int = 10) -> list[Verdict]:
+    return [meter.charge(TEXT, length, now) for _ in range(count)]
+
+
+class TestEveryRuleFires:
+    @pytest.mark.parametrize("per", legal_pers(MESSAGES))
+    def test_for_whoever_shares_all_that_it_counts_by(self, per: tuple[Per, ...]) -> None:
+        gate = Gate(rule(MESSAGES, *per, limit=1, burst=2))
+        assert messages(gate.meter(), 1) == [PASS]
+        assert messages(gate.meter(unlike(per)), 2) == [PASS, DROP]
+
+    @pytest.mark.parametrize(("per", "differs"), [(per, one) for per in legal_pers(MESSAGES) for one in per if one is not GLOBAL])
+    def test_but_not_for_the_one_beside(self, per: tuple[Per, ...], differs: Per) -> None:
+        gate = Gate(rule(MESSAGES, *per, limit=1))
+        mine, theirs = gate.meter(), gate.meter(beside(differs))
+        assert messages(mine, 2) == [PASS, DROP]
+        assert messages(theirs, 1) == [PASS]
+
+    def test_message_size_fires_for_the_one_over_and_not_for_the_one_beside(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=100))
+        assert gate.meter().charge(TEXT, 101, NOW) is CLOSE
+        assert gate.meter(beside(CONNECTION)).charge(TEXT, 100, NOW) is PASS
+
+    def test_not_per_room_where_the_route_has_none(self) -> None:
+        gate = Gate(rule(MESSAGES, ROOM, limit=0))
+        assert gate.rules.compile(replace(ANN, room=None), gate.store, NOW) is None
+
+    def test_only_to_whom_when_names(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, when=When(routes=frozenset(("chat",)))))
+        assert gate.rules.compile(ANN, gate.store, NOW) is None
+        assert messages(gate.meter(beside(ROUTE)), 1) == [DROP]
+
+    def test_mistake_a_per_user_rule_that_never_saw_a_user(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1))
+        digest, _ = IDENTIFIER.user(b"token=ann", {}, b"1")
+        again, _ = IDENTIFIER.user(b"", {b"authorization": [b"Bearer ann"]}, b"2")
+        assert messages(gate.meter(replace(ANN, user=digest)), 1) == [PASS]
+        assert messages(gate.meter(replace(ANN, user=again)), 1) == [DROP]
+
+    def test_without_frame_rules_there_is_no_meter(self) -> None:
+        gate = Gate(rule(CONNECTIONS, USER))
+        assert gate.rules.compile(ANN, gate.store, NOW) is None
+
+    def test_a_rate_of_0_means_never(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, burst=5))
+        meter = gate.meter()
+        assert meter.charge(TEXT, 0, NOW + 1e6) is DROP
+        [drops] = meter.take_drops()
+        assert drops.excess(NOW).retry_after is None
+
+
+class TestRates:
+    def test_pass_the_burst_and_then_the_rate(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=10, burst=20))
+        meter = gate.meter()
+        passed = sum(meter.charge(TEXT, 5, NOW + i / 1000) is PASS for i in range(10_001))
+        assert passed == 20 + 100
+
+    def test_mistake_only_text_is_counted(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=2), rule(MESSAGE_SIZE, CONNECTION, limit=16384))
+        meter = gate.meter()
+        assert [meter.charge(first, 1, NOW) for first in (BINARY, TEXT, BINARY)] == [PASS, PASS, DROP]
+        assert gate.meter(beside(USER)).charge(BINARY, 10 << 20, NOW) is CLOSE
+
+    def test_compressed_messages_are_counted(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1))
+        meter = gate.meter()
+        assert [meter.charge(0x40 | first, 1, NOW) for first in (TEXT, BINARY)] == [PASS, DROP]
+
+    def test_a_message_is_charged_at_its_first_frame_only(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1))
+        meter = gate.meter()
+        assert meter.charge(FIRST, 5, NOW) is PASS
+        assert [meter.charge(first, 5, NOW) for first in (MIDDLE, MIDDLE, CONTINUATION)] == [PASS] * 3
+        assert meter.charge(TEXT, 5, NOW) is DROP
+
+    def test_control_frames_cost_nothing(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0), rule(MESSAGE_SIZE, CONNECTION, limit=0))
+        meter = gate.meter()
+        assert [meter.charge(first, 125, NOW) for first in (PING, PONG)] == [PASS, PASS]
+
+    def test_a_breach_costs_nothing(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1))
+        meter = gate.meter()
+        messages(meter, 1000)
+        assert meter.charge(TEXT, 5, NOW + 1) is PASS
+
+    def test_buckets_outlive_the_connection(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=2))
+        meter = gate.meter()
+        assert messages(meter, 3) == [PASS, PASS, DROP]
+        release(meter, gate.store)
+        gate.store.sweep(NOW)
+        assert messages(gate.meter(beside(CONNECTION)), 1) == [DROP]
+
+    def test_after_the_release_the_store_forgets_what_is_full_again(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, name="a"), rule(MESSAGES, IP, limit=1, name="b", shadow=True))
+        meter = gate.meter()
+        messages(meter, 5)
+        release(meter, gate.store)
+        gate.store.sweep(NOW + 1)
+        assert len(gate.store) == 0
+
+
+class TestChargedTogetherOrNotAtAll:
+    def test_a_message_that_one_rule_stops_is_not_charged_to_the_other(self) -> None:
+        for order in permutations((rule(MESSAGES, USER, limit=1, burst=3, name="user"), rule(MESSAGES, IP, limit=1, burst=1, name="ip"))):
+            gate = Gate(*order)
+            meter = gate.meter()
+            assert messages(meter, 5) == [PASS, DROP, DROP, DROP, DROP]
+            assert messages(gate.meter(beside(IP)), 1) == [PASS]
+            release(meter, gate.store)
+            assert messages(gate.meter(beside(IP, who=replace(ANN, room="x"))), 2) == [DROP, DROP]  # that IP has had its message
+            third = replace(ANN, ip=b"third")
+            assert messages(gate.meter(third), 2) == [PASS, DROP]  # and the user's third and last token was still there
+
+    def test_a_message_that_is_too_large_is_not_charged_to_a_rate(self) -> None:
+        for order in permutations(
+            (rule(MESSAGES, USER, limit=1, name="rate"), rule(MESSAGE_SIZE, CONNECTION, limit=9, name="size", on_excess=OnExcess.DROP))
+        ):
+            meter = Gate(*order).meter()
+            assert messages(meter, 100, length=10) == [DROP] * 100
+            assert messages(meter, 2, length=9) == [PASS, DROP]
+
+    def test_a_shadow_rule_is_not_charged_for_a_message_that_is_stopped(self) -> None:
+        gate = Gate(rule(MESSAGES, IP, limit=1, burst=2, name="shadow", shadow=True), rule(MESSAGES, USER, limit=1, burst=1, name="rate"))
+        meter = gate.meter()
+        messages(meter, 100)
+        assert gate.totals() == {"shadow": (0, 0), "rate": (99, 0)}
+        messages(gate.meter(beside(USER)), 1)
+        assert gate.totals()["shadow"] == (0, 0)
+        messages(gate.meter(replace(ANN, user=b"third")), 1)
+        assert gate.totals()["shadow"] == (1, 0)
+
+
+class TestSizes:
+    @pytest.mark.parametrize("on_excess", [OnExcess.CLOSE, OnExcess.DROP])
+    def test_a_message_of_exactly_the_limit_passes_and_one_byte_more_does_not(self, on_excess: OnExcess) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=16384, on_excess=on_excess)).meter()
+        assert meter.charge(BINARY, 16384, NOW) is PASS
+        assert meter.charge(BINARY, 16385, NOW) is {OnExcess.CLOSE: CLOSE, OnExcess.DROP: DROP}[on_excess]
+
+    def test_a_size_is_that_of_the_whole_message_over_its_fragments(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10)).meter()
+        assert [
+            meter.charge(first, size, NOW) for first, size in ((FIRST, 4), (PING, 100), (MIDDLE, 4), (MIDDLE, 2), (CONTINUATION, 0))
+        ] == [PASS] * 5
+        assert meter.charge(FIRST, 10, NOW) is PASS
+        assert meter.charge(MIDDLE, 1, NOW) is CLOSE
+
+    def test_each_message_begins_at_0(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10)).meter()
+        for _ in range(3):
+            assert [meter.charge(FIRST, 6, NOW), meter.charge(CONTINUATION, 4, NOW), meter.charge(TEXT, 10, NOW)] == [PASS] * 3
+
+    def test_a_continuation_that_breaks_a_drop_rule_closes_since_its_message_is_half_forwarded(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10, on_excess=OnExcess.DROP))
+        meter = gate.meter()
+        assert meter.charge(FIRST, 11, NOW) is DROP
+        assert meter.charge(FIRST, 10, NOW) is PASS
+        assert meter.charge(CONTINUATION, 1, NOW) is CLOSE
+        assert meter.closing is not None
+        assert meter.closing.rule.name == "rule"
+        assert meter.closing.retry_after is None
+        assert gate.totals() == {"rule": (1, 1)}
+
+    def test_a_dropped_message_leaves_nothing_of_its_size_behind(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10, on_excess=OnExcess.DROP)).meter()
+        assert meter.charge(FIRST, 100, NOW) is DROP
+        assert meter.charge(FIRST, 5, NOW) is PASS
+        assert meter.charge(CONTINUATION, 5, NOW) is PASS
+
+    def test_a_limit_of_0_passes_empty_messages_only(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=0)).meter()
+        assert meter.charge(TEXT, 0, NOW) is PASS
+        assert meter.charge(FIRST, 0, NOW) is PASS
+        assert meter.charge(CONTINUATION, 1, NOW) is CLOSE
+
+    def test_without_a_size_rule_any_length_passes(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=10)).meter()
+        assert meter.charge(FIRST, NO_LIMIT - 1, NOW) is PASS
+        assert meter.charge(CONTINUATION, 1, NOW) is PASS
+
+    def test_of_several_limits_the_smallest_that_acts_counts(self) -> None:
+        gate = Gate(
+            rule(MESSAGE_SIZE, CONNECTION, limit=5, name="shadow", shadow=True),
+            rule(MESSAGE_SIZE, CONNECTION, limit=20, name="close"),
+            rule(MESSAGE_SIZE, CONNECTION, limit=10, name="drop", on_excess=OnExcess.DROP),
+        )
+        meter = gate.meter()
+        assert [meter.charge(TEXT, size, NOW) for size in (5, 6, 10, 11, 20, 21)] == [PASS, PASS, PASS, DROP, DROP, CLOSE]
+        assert gate.totals() == {"shadow": (0, 2), "close": (0, 1), "drop": (2, 0)}
+
+
+class TestSeverity:
+    def test_close_beats_drop_wherever_it_stands(self) -> None:
+        for order in permutations(
+            (
+                rule(MESSAGES, USER, limit=0, name="drop"),
+                rule(MESSAGES, IP, limit=0, name="close", on_excess=OnExcess.CLOSE),
+                rule(MESSAGE_SIZE, CONNECTION, limit=9, name="size", on_excess=OnExcess.DROP),
+            )
+        ):
+            gate = Gate(*order)
+            meter = gate.meter()
+            assert meter.charge(TEXT, 10, NOW) is CLOSE
+            assert meter.closing is not None
+            assert meter.closing.rule.name == "close"
+            assert meter.take_drops() == []
+            assert gate.totals() == {"drop": (0, 0), "close": (0, 1), "size": (0, 0)}
+
+    @pytest.mark.parametrize("on_excess", [OnExcess.DROP, OnExcess.CLOSE])
+    def test_of_equals_the_first_in_the_file_is_named(self, on_excess: OnExcess) -> None:
+        rules = (
+            rule(MESSAGES, USER, limit=0, name="a", on_excess=on_excess),
+            rule(MESSAGE_SIZE, CONNECTION, limit=9, name="b", on_excess=on_excess),
+            rule(MESSAGES, IP, limit=0, name="c", on_excess=on_excess),
+        )
+        for order in permutations(rules):
+            meter = Gate(*order).meter()
+            meter.charge(TEXT, 10, NOW)
+            named = meter.closing.rule.name if meter.closing else meter.take_drops()[0].excess(NOW).rule.name
+            assert named == order[0].name
+
+    def test_why_it_closes_says_when_to_come_back(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=2, burst=1, on_excess=OnExcess.CLOSE))
+        meter = gate.meter()
+        assert meter.charge(TEXT, 1, NOW) is PASS
+        assert meter.charge(TEXT, 1, NOW + 0.125) is CLOSE
+        assert meter.closing is not None
+        assert meter.closing.retry_after_ms == 375
+        assert meter.closing.rule.close_code == 4008
+
+
+class TestDrops:
+    def test_are_told_rule_by_rule_and_then_forgotten(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=2, burst=2, name="rate"),
+            rule(MESSAGE_SIZE, CONNECTION, limit=9, name="size", on_excess=OnExcess.DROP),
+        )
+        meter = gate.meter()
+        assert meter.take_drops() == []
+        messages(meter, 5)
+        meter.charge(TEXT, 1, NOW)
+        meter.charge(TEXT, 1, NOW)
+        messages(meter, 3, length=1)
+        told = {drops.excess(NOW).rule.name: (drops.count, drops.excess(NOW).retry_after) for drops in meter.take_drops()}
+        assert told == {"size": (5, None), "rate": (3, 0.5)}
+        assert meter.take_drops() == []
+        assert meter.drops is None
+
+    def test_the_wait_is_counted_from_when_it_is_told(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1)).meter()
+        messages(meter, 2)
+        [drops] = meter.take_drops()
+        assert [drops.excess(NOW + later).retry_after for later in (0, 0.25, 1)] == [1, 0.75, 0]
+
+
+class TestShadow:
+    @pytest.mark.parametrize(("on_excess", "total"), [(OnExcess.DROP, (3, 0)), (OnExcess.CLOSE, (0, 3))])
+    def test_a_rate_counts_and_never_acts(self, on_excess: OnExcess, total: tuple[int, int]) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=2, shadow=True, on_excess=on_excess))
+        meter = gate.meter()
+        assert messages(meter, 5) == [PASS] * 5
+        assert gate.totals() == {"rule": total}
+        assert meter.closing is None
+        assert meter.take_drops() == []
+
+    def test_a_size_is_counted_once_a_message_as_what_would_have_happened(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10, shadow=True, on_excess=OnExcess.DROP))
+        meter = gate.meter()
+        assert meter.charge(TEXT, 11, NOW) is PASS
+        assert gate.totals() == {"rule": (1, 0)}
+        assert [meter.charge(first, size, NOW) for first, size in ((FIRST, 6), (MIDDLE, 6), (MIDDLE, 6), (CONTINUATION, 6))] == [PASS] * 4
+        assert gate.totals() == {"rule": (1, 1)}  # in the middle it would have closed
+        assert [meter.charge(first, size, NOW) for first, size in ((FIRST, 0), (CONTINUATION, 11))] == [PASS] * 2
+        assert gate.totals() == {"rule": (1, 2)}
+        assert [meter.charge(first, size, NOW) for first, size in ((FIRST, 11), (CONTINUATION, 11))] == [PASS] * 2
+        assert gate.totals() == {"rule": (2, 2)}
+
+    def test_a_shadow_size_does_not_spare_the_rates(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10, name="size", shadow=True), rule(MESSAGES, USER, limit=1, burst=2, name="rate"))
+        meter = gate.meter()
+        assert messages(meter, 4, length=20) == [PASS, PASS, DROP, DROP]
+        assert gate.totals() == {"size": (0, 2), "rate": (2, 0)}
+
+    def test_a_message_that_is_stopped_counts_for_no_shadow_rule(self) -> None:
+        gate = Gate(
+            rule(MESSAGE_SIZE, CONNECTION, limit=10, name="shadow", shadow=True), rule(MESSAGE_SIZE, CONNECTION, limit=15, name="size")
+        )
+        assert gate.meter().charge(TEXT, 20, NOW) is CLOSE
+        meter = gate.meter()
+        assert [meter.charge(FIRST, 5, NOW), meter.charge(CONTINUATION, 15, NOW)] == [PASS, CLOSE]
+        assert gate.totals() == {"shadow": (0, 0), "size": (0, 2)}
+
+
+class TestMayDrop:
+    @pytest.mark.parametrize(
+        ("one", "may"),
+        [
+            (rule(MESSAGES, USER), True),
+            (rule(MESSAGE_SIZE, CONNECTION, on_excess=OnExcess.DROP), True),
+            (rule(MESSAGE_SIZE, CONNECTION), False),
+            (rule(MESSAGES, USER, on_excess=OnExcess.CLOSE), False),
+            (rule(MESSAGES, USER, shadow=True), False),
+            (rule(MESSAGES, USER, when=When(anonymous=True)), False),
+            (rule(CONNECTIONS, USER), False),
+        ],
+    )
+    def test_tells_whether_a_message_of_this_principal_could_vanish(self, one: Rule, may: bool) -> None:
+        assert MeterRules([one], IDENTIFIER).may_drop(ANN) is may
+
+
+MASK = b"\x01\x02\x03\x04"
+
+
+class TestBehindAWalker:
+    def test_mistake_a_drop_that_forwards_an_empty_message(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1)).meter()
+        walker = FrameWalker(masked=True, judge=meter.charge)
+        hello = build_frame(Opcode.TEXT, b"hello", MASK)
+        assert [walker.receive_data(hello, NOW) for _ in range(3)] == [hello, b"", b""]
+
+    def test_a_fragmented_message_over_the_rate_is_dropped_whole(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1), rule(MESSAGE_SIZE, CONNECTION, limit=10, name="size")).meter()
+        walker = FrameWalker(masked=True, judge=meter.charge)
+        hello = build_frame(Opcode.TEXT, b"hello", MASK)
+        fragments = b"\x01\x86" + MASK + b"abcdef" + build_frame(Opcode.PING, b"!", MASK) + b"\x80\x86" + MASK + b"ghijkl"
+        assert walker.receive_data(hello + fragments, NOW) == hello + build_frame(Opcode.PING, b"!", MASK)
+        assert walker.halt is None  # twelve bytes, but not of a message that went on
+        assert walker.receive_data(hello, NOW + 1) == hello
+
+    def test_the_frame_that_makes_a_message_too_large_is_not_forwarded(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=10)).meter()
+        walker = FrameWalker(masked=True, judge=meter.charge)
+        first = b"\x01\x86" + MASK + b"abcdef"
+        assert walker.receive_data(first + b"\x80\x86" + MASK + b"ghijkl", NOW) == first
+        assert walker.halt is CLOSE
+        assert meter.closing is not None
+
+
+frames = st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.integers(0, 6)), max_size=40)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=2),
+    rates=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.booleans()), max_size=3),
+    stream=frames,
+)
+@settings(max_examples=300, deadline=None)
+def test_any_stream_agrees_with_a_slow_model(
+    sizes: list[tuple[int, bool]], rates: list[tuple[int, int, bool]], stream: list[tuple[int, bool, int]]
+) -> None:
+    """Messages of one or many fragments against levels in fractions and a list of sizes; a close ends it."""
+    ways = {True: OnExcess.CLOSE, False: OnExcess.DROP}
+    rules = [
+        rule(MESSAGE_SIZE, CONNECTION, limit=limit, name=f"size {i}", on_excess=ways[closes]) for i, (limit, closes) in enumerate(sizes)
+    ]
+    rules += [
+        rule(MESSAGES, USER, limit=rate, burst=burst, name=f"rate {i}", on_excess=ways[closes])
+        for i, (rate, burst, closes) in enumerate(rates)
+    ]
+    if not rules:
+        return
+    meter = Gate(*rules).meter()
+    levels = [Fraction(burst if rate else 0) for rate, burst, _ in rates]
+    now = Fraction(NOW)
+    size = 0
+    passing = False
+    for length, more, quarters in stream:
+        for i, (rate, burst, _) in enumerate(rates):
+            levels[i] = min(Fraction(burst if rate else 0), levels[i] + Fraction(quarters, 4) * rate)
+        now += Fraction(quarters, 4)
+        if passing:
+            size += length
+            broken = [True for limit, _ in sizes if size > limit]
+            verdict = meter.charge(MIDDLE if more else CONTINUATION, length, float(now))
+            passing = more
+        else:
+            broken = [closes for limit, closes in sizes if length > limit]
+            broken += [closes for level, (_, _, closes) in zip(levels, rates, strict=True) if level < 1]
+            if not broken:
+                levels = [level - 1 for level in levels]
+                size = length
+                passing = more
+            verdict = meter.charge(FIRST if more else TEXT, length, float(now))
+        assert verdict is (CLOSE if any(broken) else DROP if broken else PASS)
+        if verdict is CLOSE:
+            return
