@@ -56,9 +56,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(yaml: str, *, upstream: str | None = None) -> AsyncIterator[Running]:
+async def running(yaml: str, *, upstream: str | None = None, listen: str = "127.0.0.1:0") -> AsyncIterator[Running]:
     """Run a gate on `yaml` (without listen, admin and upstreams: they are filled in; `upstream`: a URL)."""
-    text = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n"
+    text = f"listen: '{listen}'\nadmin: 127.0.0.1:0\n"
     if upstream is not None:
         text += f"upstreams: {{game: {{url: '{upstream}'}}}}\n"
     config = parse(text + yaml, "test.yaml", {})

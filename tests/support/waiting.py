@@ -1,0 +1,13 @@
+"""Waiting for a condition, with a deadline instead of a guess."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return as soon as the condition holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.002)
