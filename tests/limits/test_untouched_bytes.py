@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.wire.frames import FIN, MASK_BIT, RSV1, RSV_BITS, Opcode
+from proxy.wire.frames import FIN, MASK_BIT, MASK_SIZE, RSV1, RSV_BITS, Opcode, build_close
 from tests.support.pair import pair
 
 SIZES = (0, 1, 125, 126, 127, 65535, 65536)  # bytes: both sides of each border of the length's spelling
 CONTROL_SIZES = (0, 1, 125)
 HUGE = 16 << 20  # bytes
-SMALL_PIECES = (1, 2, 3, 5, 14, 60, 1448, 20_000)  # bytes that are written at once
+TINY_PIECES = (1, 2, 3, 5, 14)  # bytes that are written at once: no header is safe
+SMALL_PIECES = (*TINY_PIECES, 60, 1448, 20_000)
 LARGE_PIECES = (1, 3, 1448, 65_536, 1 << 20)
 PATIENCE = 30.0  # seconds
 
@@ -40,7 +41,7 @@ def frame(chance: random.Random, first: int, size: int, mask_bit: int) -> bytes:
         length = bytes((mask_bit | 126,)) + size.to_bytes(2, "big")
     else:
         length = bytes((mask_bit | 127,)) + size.to_bytes(8, "big")
-    return bytes((first,)) + length + chance.randbytes(size + (4 if mask_bit else 0))
+    return bytes((first,)) + length + chance.randbytes(size + (MASK_SIZE if mask_bit else 0))
 
 
 class Writer:
@@ -65,8 +66,7 @@ class Writer:
         return self._frame(FIN | self._chance.choice((Opcode.PING, Opcode.PONG)), self._chance.choice(CONTROL_SIZES))
 
     def close(self) -> bytes:
-        """An empty one, since a code under a mask of chance would be of chance, too."""
-        return self._frame(FIN | Opcode.CLOSE, 0)
+        return build_close(4321, "that is all", mask=self._chance.randbytes(MASK_SIZE) if self._mask_bit else None)
 
     def _frame(self, first: int, size: int) -> bytes:
         if self._extended:
@@ -74,11 +74,12 @@ class Writer:
         return frame(self._chance, first, size, self._mask_bit)
 
 
-def all_shapes(writer: Writer, chance: random.Random) -> bytes:
-    """Each opcode with each size alone, and with each pair of sizes in fragments, in an order of chance; a Close behind them all."""
+def all_shapes(writer: Writer, chance: random.Random, most: int = SIZES[-1]) -> bytes:
+    """Each opcode with each size up to `most`, alone and in fragments, in an order of chance; a Close behind them all."""
     patterns: list[tuple[int, ...]] = [(size,) for size in SIZES]
     patterns += itertools.product(SIZES[:4], repeat=2)
     patterns += [(0, 0, 0), (1, 0, 1), (0, 65536, 0), (125, 126, 125, 126), (65535, 1, 65536), tuple(range(20))]
+    patterns = [pattern for pattern in patterns if max(pattern) <= most]
     shapes = [(opcode, sizes, controls) for opcode in (Opcode.TEXT, Opcode.BINARY) for sizes in patterns for controls in (0, 2)]
     chance.shuffle(shapes)
     return b"".join(one for shape in shapes for one in writer.message(*shape)) + writer.close()
@@ -124,12 +125,15 @@ async def assert_untouched(
 
 @pytest.mark.parametrize("extension", ["", "permessage-deflate"])
 @pytest.mark.parametrize("rules", ["", NEVER], ids=["no-rules", "rules"])
-@pytest.mark.parametrize("seed", range(3))
-async def test_every_shape_of_frame_comes_out_as_it_went_in(seed: int, rules: str, extension: str) -> None:
+@pytest.mark.parametrize(("most", "pieces"), [(127, TINY_PIECES), (65536, SMALL_PIECES)], ids=["tiny-pieces", "pieces"])
+@pytest.mark.parametrize("seed", range(5))
+async def test_every_shape_of_frame_comes_out_as_it_went_in(
+    seed: int, most: int, pieces: tuple[int, ...], rules: str, extension: str
+) -> None:
     chance = random.Random(seed)
     up, down = (Writer(chance, masked=masked, rsv1=bool(extension)) for masked in (True, False))
-    streams = all_shapes(up, chance), all_shapes(down, chance)
-    await assert_untouched(rules, extension, streams, chance, SMALL_PIECES)
+    streams = all_shapes(up, chance, most), all_shapes(down, chance, most)
+    await assert_untouched(rules, extension, streams, chance, pieces)
 
 
 async def test_frames_of_an_unknown_extension_come_out_as_they_went_in() -> None:
