@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -26,4 +27,5 @@ class Log:
     def _write(self, level: str, event: str, fields: dict[str, str | float | None]) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "level": level, "event": event, **fields})
-        print(line, file=self._stream or sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads any more (a pipe into `head`); that is no reason to stop
+            print(line, file=self._stream or sys.stderr, flush=True)
