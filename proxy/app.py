@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -101,6 +103,7 @@ class Gate:
         address = self._config.listen
         with _naming(address):
             if isinstance(address, UnixAddress):
+                _refuse_live_socket(address.path)
                 self._server = await self._loop.create_unix_server(self._door, address.path, backlog=BACKLOG)
                 return address
             self._server = await self._loop.create_server(self._door, address.host, address.port, backlog=BACKLOG)
@@ -153,6 +156,16 @@ class Gate:
         for tunnel in list(self.live.held):
             tunnel.drain(CloseCode.GOING_AWAY, "the gate is going down")
         return bool(self._path.tasks or self.live.held or len(self._lingering))
+
+
+def _refuse_live_socket(path: str) -> None:
+    """A socket file that nobody listens on is left over and gives way; one that somebody listens on is his. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from proxy.policy.identity import Identifier, Peer
 from proxy.server.answers import problem
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
 
 HEAD_SIZE: Final = 16 * 1024  # bytes
@@ -72,6 +72,7 @@ class Door(asyncio.Protocol):
             if rest:
                 raise HandshakeError("bytes came behind the head of an upgrade")
         except HandshakeError as error:
+            self._path.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
             self._turn_away(problem(error.status, error.detail, error.headers))
             return
         self._leave()

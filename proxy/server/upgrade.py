@@ -108,9 +108,9 @@ class Live:
 
 def _add_traffic(traffic: Traffic, tunnel: Tunnel) -> None:
     traffic.messages_in += tunnel.client.walker.messages
-    traffic.bytes_in += tunnel.client.walker.payload_bytes
+    traffic.bytes_in += tunnel.client.walker.received_bytes
     traffic.messages_out += tunnel.upstream.walker.messages
-    traffic.bytes_out += tunnel.upstream.walker.payload_bytes
+    traffic.bytes_out += tunnel.upstream.walker.received_bytes
 
 
 class AwaitingUpgrade(asyncio.Protocol):
@@ -250,7 +250,7 @@ class UpgradePath:
         head = request.head
         offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
         forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=b"http")
-        handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded)
+        handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded, trusted=peer.trusted)
         answer = await self._dial(match, handshake)
         try:
             if answer.head.status != SWITCHING_PROTOCOLS:
