@@ -247,7 +247,7 @@ async def test_a_unix_socket_that_somebody_listens_on_is_not_taken_over(tmp_path
     first, second = (Gate(parse(yaml, "test.yaml", {}), Log(io.StringIO())) for _ in range(2))
     await first.start()
     try:
-        with pytest.raises(OSError, match="cannot listen on unix:.*in use"):
+        with pytest.raises(OSError, match=r"cannot listen on unix:.*in use"):
             await second.start()
     finally:
         await second.stop()
