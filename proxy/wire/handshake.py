@@ -142,6 +142,14 @@ def _parse_head(data: bytes) -> tuple[bytes, tuple[Header, ...], dict[bytes, lis
     return lines[0], tuple(headers), fields
 
 
+def index_headers(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
+    """Lower-case name -> all values, in order."""
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), []).append(value)
+    return fields
+
+
 def list_tokens(values: Iterable[bytes]) -> list[bytes]:
     """The elements of a comma-separated list over all header lines of one name (RFC 9110 §5.6.1), empty ones left out."""
     return [token for value in values for part in value.split(b",") if (token := part.strip(_OWS))]
