@@ -3,6 +3,8 @@
 
     python3 deploy/dev.py run [ARGS]             the gate: wsgate run ARGS; without ARGS the demo
     python3 deploy/dev.py test [--long] [ARGS]   ruff, mypy and pytest; ARGS go to pytest
+    python3 deploy/dev.py bench [ARGS]           measures the gate beside nginx, HAProxy and others; see bench --help
+    python3 deploy/dev.py fetch NAME...          fetches servers that tests need (redis-server, nginx ...) and prints where they are
     python3 deploy/dev.py lock [ARGS]            compiles deploy/lock/ again; ARGS go to uv (--upgrade)
 
 Needs Python 3.11 or newer with its standard library, CA certificates and the network; neither root nor pip nor the
@@ -12,7 +14,8 @@ Strategy: one pinned `uv`, checked against a digest in this file, installs what 
 digests there. Each environment ends with a stamp, written last: a set-up that was cut short has none and is done anew, a
 stamp that fits costs one read. What this script starts in the end it becomes (exec), so that signals reach it.
 
-Mirrors: UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL. Proxies: HTTPS_PROXY. Own CA: SSL_CERT_FILE.
+Mirrors: UV_DEFAULT_INDEX, UV_INDEX_URL or PIP_INDEX_URL; for Debian packages (debs.py) WSGATE_DEBIAN_MIRROR. Proxies: HTTPS_PROXY.
+Own CA: SSL_CERT_FILE.
 """
 
 import sys
@@ -47,6 +50,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
+
+sys.path.append(str(Path(__file__).resolve().parent))  # for whoever loads this file by its path
+
+import debs
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "deploy" / "lock"
@@ -401,11 +408,22 @@ def set_up_node_packages(home: Home, environment: Environment) -> None:
 
 
 def set_up_tests(home: Home) -> Environment:
-    """All that tests need. Servers for tests (Redis, nginx, HAProxy, Prometheus) will be fetched here, each with its own stamp."""
+    """All that every test needs. The servers that some need (Redis, nginx ...) are fetched when they ask: `programs`."""
     environment = test_environment(home)
     set_up(home, environment)
     set_up_node_packages(home, environment)
     return environment
+
+
+def programs(home: Home, *names: str) -> dict[str, Path]:
+    """Where these servers are, fetched from Debian if they are not there yet. A fixture for a whole session may call this.
+
+    Raises debs.DebsError.
+    """
+    if debs.is_ready(names, home.path):
+        return debs.provide(names, home.path)
+    with home.locked():
+        return debs.provide(names, home.path)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------------
@@ -467,6 +485,31 @@ def tool_environ(home: Home, environment: Environment) -> dict[str, str]:
     }
 
 
+def fetch(arguments: list[str]) -> None:
+    for path in programs(home_folder(), *arguments).values():
+        print(path)
+
+
+def bench(arguments: list[str]) -> NoReturn:
+    """benchmarks/run.py, with what users get and what it measures beside; a compiler is fetched only where there is none."""
+    home = home_folder()
+    environment = runtime_environment(home)
+    set_up(home, environment)
+    found = programs(home, "nginx", "haproxy")
+    compiler = shutil.which("cc") or programs(home, "tcc")["tcc"]
+    tools: list[str | Path] = [
+        "--nginx",
+        found["nginx"],
+        "--haproxy",
+        found["haproxy"],
+        "--cc",
+        compiler,
+        "--scratch",
+        home.path / "benchmarks",
+    ]
+    become([environment.python, ROOT / "benchmarks" / "run.py", *tools, *arguments], os.environ)
+
+
 def lock(arguments: list[str]) -> None:
     home = home_folder()
     compile_lock = ["pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11", "--generate-hashes", "--extra", "redis"]
@@ -480,6 +523,8 @@ def lock(arguments: list[str]) -> None:
     command, environ = npm(environment, home)
     # Addresses would tie the lock to one registry; the integrity of each package stays in it.
     subprocess.run([*command, "install", "--package-lock-only", "--omit-lockfile-registry-resolved"], cwd=LOCKS, env=environ, check=True)
+    with home.locked():
+        debs.lock(home.path)
 
 
 # --- the demo ---------------------------------------------------------------------------------------------------------------
@@ -547,7 +592,7 @@ def start_demo(environment: Environment) -> None:
     )
 
 
-COMMANDS = {"run": run, "test": test, "lock": lock}
+COMMANDS = {"run": run, "test": test, "bench": bench, "fetch": fetch, "lock": lock}
 
 
 def main(arguments: list[str]) -> None:
@@ -555,7 +600,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(__doc__)
     try:
         COMMANDS[arguments[0]](arguments[1:])
-    except SetupError as error:
+    except (SetupError, debs.DebsError) as error:
         say(str(error))
         sys.exit(1)
     except KeyboardInterrupt:

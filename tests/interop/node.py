@@ -29,8 +29,8 @@ async def run_script(script: str, **settings: object) -> Any:
 
 
 @asynccontextmanager
-async def node_backend() -> AsyncIterator[str]:
-    """The server of `ws`, which echoes; yields its URL."""
+async def node_server() -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
+    """Run ws_server.js; yields its URL, and its further output."""
     process = await asyncio.create_subprocess_exec(
         "node", SCRIPTS / "ws_server.js", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -38,7 +38,7 @@ async def node_backend() -> AsyncIterator[str]:
     assert process.stdout is not None
     try:
         port = int(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
-        yield f"ws://127.0.0.1:{port}"
+        yield f"ws://127.0.0.1:{port}", process.stdout
     finally:
         process.stdin.close()
         await asyncio.wait_for(process.wait(), PATIENCE)

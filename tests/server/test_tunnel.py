@@ -141,7 +141,7 @@ async def test_a_close_without_an_answer_gets_its_own_code_back_after_a_while(in
         await asker.send(encode(CLOSE, close_payload(4001), MASK if asker is one.client else None))
         assert await close_code(other) == 4001
         assert await close_code(asker) == 4001
-        assert time.monotonic() - began >= 0.1
+        assert time.monotonic() - began >= 0.09  # the loop counts in whole milliseconds
         assert await at_the_end(asker) == b""
         assert await at_the_end(other) == b""
 
@@ -348,8 +348,9 @@ async def test_a_close_of_ours_waits_for_the_end_of_a_frame() -> None:
         assert await close_code(one.backend) == 1009
         await one.backend.send(message[500:700])
         assert await one.client.exactly(200) == message[500:700]
-        await one.backend.send(message[700:] + NOT_MASKED)  # a further message in the same chunk
-        assert await one.client.exactly(300) == message[700:]
+        await one.backend.send(message[700:] + NOT_MASKED + message[:500])  # of what comes in one chunk, whole frames pass
+        assert await one.client.exactly(len(message) - 700) == message[700:]
+        assert await one.client.raw_frame() == NOT_MASKED
         assert await close_code(one.client) == 4009
         assert await at_the_end(one.client) == b""
 
@@ -375,7 +376,7 @@ async def test_a_close_towards_the_backend_waits_for_the_end_of_a_frame_of_the_c
         assert await one.backend.exactly(500) == message[:500]
         await one.backend.send(MASKED)
         assert await close_code(one.client) == 1011
-        await one.client.send(message[500:] + MASKED)
+        await one.client.send(message[500:] + message[:500])
         assert await one.backend.exactly(len(message) - 500) == message[500:]
         assert await close_code(one.backend) == 1002
         assert await at_the_end(one.backend) == b""
@@ -403,7 +404,8 @@ async def test_a_backend_that_vanishes_while_our_close_waits_for_its_frame_leave
         assert await at_the_end(one.client) == b""
 
 
-async def test_a_client_that_vanishes_while_our_close_waits_lets_all_go() -> None:
+async def test_a_client_that_vanishes_while_our_close_waits_lets_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.server.linger.LINGER", 0.1)
     async with pair(SMALL) as one:
         await one.backend.send(theirs(BINARY, bytes(1000))[:500])
         await one.client.exactly(500)
@@ -480,8 +482,7 @@ async def test_a_reader_that_stalls_stops_the_writer_and_later_gets_every_byte(s
         assert half.peer.transport.is_reading()
 
 
-@pytest.mark.parametrize("how", ["end", "reset"])
-async def test_a_backend_that_vanishes_while_the_client_stalls_lets_all_go(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_stalls_and_then_vanishes_lets_all_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.server.linger.LINGER", 0.2)
     async with pair(receive_buffer=4096) as one:
         half = next(iter(one.run.gate.live.held)).client
@@ -490,9 +491,8 @@ async def test_a_backend_that_vanishes_while_the_client_stalls_lets_all_go(how: 
         await until(lambda: not half.writable)
         one.client.reset()
         await one.run.quiet()
-        getattr(one.backend, how)()
-        with pytest.raises(ConnectionError):
-            await sending
+        one.backend.reset()
+        await sending
 
 
 # --- notices --------------------------------------------------------------------------------------------------------------------
@@ -557,7 +557,7 @@ async def test_with_notify_false_nothing_is_told() -> None:
         assert await one.client.raw_frame() == NOT_MASKED
 
 
-async def test_a_notice_waits_for_the_end_of_a_message_and_stands_right_behind_it() -> None:
+async def test_a_notice_waits_for_the_end_of_a_message_and_stands_between_two() -> None:
     async with pair("rules: [{name: slow, per: connection, messages: 0/s}]") as one:
         begin, ping, end = theirs(BEGIN, b"half"), theirs(PING), theirs(END, b" and half")
         await one.backend.send(begin)
@@ -566,10 +566,10 @@ async def test_a_notice_waits_for_the_end_of_a_message_and_stands_right_behind_i
         await dropped(one, 1)
         await one.backend.send(ping + end[:3])
         assert await one.client.exactly(len(ping) + 3) == ping + end[:3]
-        await one.backend.send(end[3:] + NOT_MASKED)
+        await one.backend.send(end[3:] + begin + ping)
         assert await one.client.exactly(len(end) - 3) == end[3:]
         assert (await notice(one.client))["rule"] == "slow"
-        assert await one.client.raw_frame() == NOT_MASKED
+        assert await one.client.exactly(len(begin + ping)) == begin + ping
 
 
 async def test_a_notice_that_waits_too_long_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

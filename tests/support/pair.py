@@ -29,7 +29,7 @@ async def pair(
     """Open a tunnel through a gate on `yaml`.
 
     `headers` go into the backend's 101, `offers` into the client's request; `behind` comes right behind the 101; `receive_buffer`
-    is the client's, in bytes. At the end the gate is stopped.
+    is the client's, in bytes. At the end both sides are closed, and the gate is stopped.
     """
     async with (
         waiting_backend() as (url, arrived),
@@ -40,4 +40,8 @@ async def pair(
         async with asyncio.timeout(PATIENCE):
             backend = await arrived.get()
         await backend.accept(*headers, behind=behind)
-        yield Pair(client, backend, run, await client.head())
+        try:
+            yield Pair(client, backend, run, await client.head())
+        finally:  # while the gate is there: it has not to wait for them
+            client.writer.close()
+            backend.writer.close()

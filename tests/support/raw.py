@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from proxy.wire.frames import mask_payload
 
@@ -83,8 +84,26 @@ class RawStream:
         self.writer.transport.abort()
 
 
+@dataclass(frozen=True)
+class HttpAnswer:
+    """A whole answer; `headers` by lower-case name, of repeated ones the last."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    head: bytes
+
+
 class RawClient(RawStream):
     """A client's connection."""
+
+    async def answer(self) -> HttpAnswer:
+        """Read an answer that ends its connection, which must not be reset."""
+        async with asyncio.timeout(PATIENCE):
+            head, _, body = (await self.reader.read()).partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (one.partition(": ") for one in lines)}
+        return HttpAnswer(int(line.split(" ")[1]), headers, body, head)
 
     async def head(self) -> bytes:
         """Read one head, its empty line included."""

@@ -1,0 +1,23 @@
+// A client of npm's `ws` that sends messages, the last one after a pause, and closes when the last one came back.
+//   {"url", "messages", "pause" (ms), "deflate"}
+// Prints {"texts", "extensions", "code", "error"}; `extensions` is the header of the 101.
+"use strict";
+
+const WebSocket = require("ws");
+
+const { url, messages, pause, deflate } = JSON.parse(process.argv[2]);
+const last = messages.pop();
+const told = { texts: [], extensions: null, code: null, error: null };
+const socket = new WebSocket(url, { perMessageDeflate: deflate && { threshold: 0 } });
+
+socket.on("upgrade", (response) => (told.extensions = response.headers["sec-websocket-extensions"] || null));
+socket.on("open", () => {
+  for (const message of messages) socket.send(message);
+  setTimeout(() => socket.send(last), pause);
+});
+socket.on("message", (data) => {
+  told.texts.push(String(data));
+  if (String(data) === last) socket.close(1000);
+});
+socket.on("error", (error) => (told.error = error.message));
+socket.on("close", (code) => console.log(JSON.stringify({ ...told, code })));
