@@ -53,9 +53,10 @@ class Bundle:
 
 
 # A C compiler without gcc's 60 MB. It knows the usual places only, so they are all named: headers, start files, the C library.
+# glibc's headers take __attribute__((packed)), which it understands, away from compilers that they do not know; hence __clang__.
 TCC_ARGUMENTS = " ".join(
     [
-        '-B"$lib/tcc" -nostdinc -I"$lib/tcc/include" -I"$root/usr/include/$triplet" -I"$root/usr/include"',
+        '-D__clang__ -B"$lib/tcc" -nostdinc -I"$lib/tcc/include" -I"$root/usr/include/$triplet" -I"$root/usr/include"',
         '-nostdlib "$lib/crt1.o" "$lib/crti.o" "$@" "/lib/$triplet/libc.so.6" "$lib/tcc/libtcc1.a" "$lib/crtn.o"',
     ]
 )

@@ -497,17 +497,9 @@ def bench(arguments: list[str]) -> NoReturn:
     set_up(home, environment)
     found = programs(home, "nginx", "haproxy")
     compiler = shutil.which("cc") or programs(home, "tcc")["tcc"]
-    tools: list[str | Path] = [
-        "--nginx",
-        found["nginx"],
-        "--haproxy",
-        found["haproxy"],
-        "--cc",
-        compiler,
-        "--scratch",
-        home.path / "benchmarks",
-    ]
-    become([environment.python, ROOT / "benchmarks" / "run.py", *tools, *arguments], os.environ)
+    tools = {"--nginx": found["nginx"], "--haproxy": found["haproxy"], "--cc": compiler, "--scratch": home.path / "benchmarks"}
+    options = [str(part) for option in tools.items() for part in option]
+    become([environment.python, "-m", "benchmarks.run", *options, *arguments], os.environ)
 
 
 def lock(arguments: list[str]) -> None:

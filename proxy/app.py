@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import time
@@ -158,8 +159,9 @@ class Gate:
 def _naming(address: Address) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+    except OSError as error:  # whose own text names the address too; a name that does not resolve has a negative number
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise OSError(error.errno, f"cannot listen on {address}: {reason}") from None
 
 
 def _zeroed_totals(config: Config) -> Totals:

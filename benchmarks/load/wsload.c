@@ -17,6 +17,7 @@
  *   -k              handshake: drop the TCP connection after the answer instead of the closing handshake
  *   -t SECONDS      give up after this long (default 120)
  *   -i PID          sample CPU time and RSS of PID over the measured phase; may be repeated
+ *   -g              first an ordinary GET on each connection, then the upgrade on that same connection
  *   -b              server broadcasts: frames of other connections are counted, not taken for errors
  *   -l LABEL        copied into the result
  *
@@ -52,12 +53,12 @@ static const char *mode_names[] = { "throughput", "oneway", "paced", "handshake"
 struct conn {
 	int fd;
 	uint32_t id, tx_seq, rx_seq, events;
-	uint8_t state, ponged, close_sent;
+	uint8_t state, ponged, close_sent, got;           /* got: the ordinary GET is answered, or was not wanted */
 	uint64_t t0;                                      /* when connect() was called */
 	char *resp; uint32_t resp_len;                    /* the upgrade response so far */
 	uint8_t *out; size_t out_off, out_len;            /* what the socket would not take */
 	uint8_t hdr[10], hdr_n, first[16], first_n, last; /* the frame being read */
-	uint64_t len, got;
+	uint64_t len, frame_got;
 };
 
 /* ---------------------------------------------------------------- options, counters */
@@ -65,7 +66,7 @@ struct conn {
 static struct {
 	enum mode mode;
 	const char *addr, *path, *label, *headers[MAX_HEADERS];
-	int port, n_headers, pids[MAX_PIDS], n_pids, abrupt, broadcast;
+	int port, n_headers, pids[MAX_PIDS], n_pids, abrupt, broadcast, get_first;
 	uint32_t conns, window, size, parallel, sources;
 	uint64_t total;
 	double rate, secs, timeout;
@@ -74,7 +75,7 @@ static struct {
 
 static struct {
 	uint64_t sent, echoed, fanout, bad, lost_conns, unasked_closes;
-	uint64_t http[600], connect_errors, bad_accept, timeouts, answered;
+	uint64_t http[600], connect_errors, bad_accept, timeouts, answered, gets_refused;
 	uint64_t close_codes[5000], no_close_code;
 } st;
 
@@ -249,6 +250,7 @@ static size_t expand(char *out, size_t cap, const char *tpl, uint32_t i) {
 static void start(struct conn *c, uint32_t id) {
 	memset(c, 0, sizeof *c);
 	c->id = id;
+	c->got = !o.get_first;
 	c->state = CONNECTING;
 	c->t0 = now_ns();
 	pending++;
@@ -267,24 +269,29 @@ static void start(struct conn *c, uint32_t id) {
 	watch(c, EPOLLOUT);
 }
 
-static void on_connected(struct conn *c) {
+static void send_request(struct conn *c) {
 	char req[4096];
-	int err = 0;
-	socklen_t el = sizeof err;
-	getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &el);
-	if (err) { lose(c); return; }
 	size_t n = (size_t)sprintf(req, "GET ");
 	n += expand(req + n, 1024, o.path, c->id);
-	n += (size_t)sprintf(req + n, " HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n", o.addr, o.port);
+	n += (size_t)sprintf(req + n, " HTTP/1.1\r\nHost: %s:%d\r\n", o.addr, o.port);
+	if (c->got) n += (size_t)sprintf(req + n, "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n");
 	for (int i = 0; i < o.n_headers; i++) {
 		n += expand(req + n, 512, o.headers[i], c->id);
 		n += (size_t)sprintf(req + n, "\r\n");
 	}
 	n += (size_t)sprintf(req + n, "\r\n");
+	send_bytes(c, (uint8_t *)req, n);
+}
+
+static void on_connected(struct conn *c) {
+	int err = 0;
+	socklen_t el = sizeof err;
+	getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &el);
+	if (err) { lose(c); return; }
 	c->state = UPGRADING;
 	watch(c, EPOLLIN);
-	send_bytes(c, (uint8_t *)req, n);
+	send_request(c);
 }
 
 static void start_close(struct conn *c) {
@@ -305,6 +312,16 @@ static size_t on_response(struct conn *c, const uint8_t *p, size_t n) {
 	if (!end) { if (c->resp_len >= RESP_MAX) lose(c); return n; }
 	size_t used = (size_t)(end + 4 - c->resp) - before;
 	int status = c->resp_len > 12 ? atoi(c->resp + 9) : 0;
+	if (!c->got) {                                        /* the answer to the ordinary GET, whose body we wait for */
+		char *length = strcasestr(c->resp, "\r\ncontent-length:");
+		size_t body = length && length < end ? strtoul(length + 17, NULL, 10) : 0;
+		if (status != 200 || !length) { st.gets_refused++; lose(c); return n; }
+		if (c->resp_len < (size_t)(end + 4 - c->resp) + body) return n;
+		c->got = 1;
+		c->resp_len = 0;
+		send_request(c);
+		return n;
+	}
 	if (status < 100 || status > 599) status = 599;
 	st.http[status]++;
 	st.answered++;
@@ -363,15 +380,15 @@ static void on_frames(struct conn *c, const uint8_t *p, size_t n) {
 			c->len = c->hdr[1] & 127;
 			if (c->len == 126) c->len = (uint64_t)c->hdr[2] << 8 | c->hdr[3];
 			else if (c->len == 127) { c->len = 0; for (int i = 2; i < 10; i++) c->len = c->len << 8 | c->hdr[i]; }
-			c->got = 0;
+			c->frame_got = 0;
 			c->first_n = 0;
 		} else {
-			size_t k = c->len - c->got < n ? (size_t)(c->len - c->got) : n;
+			size_t k = c->len - c->frame_got < n ? (size_t)(c->len - c->frame_got) : n;
 			for (size_t i = 0; i < k && c->first_n < 16; i++) c->first[c->first_n++] = p[i];
 			c->last = p[k-1];
-			c->got += k; p += k; n -= k;
+			c->frame_got += k; p += k; n -= k;
 		}
-		if (c->got == c->len && c->hdr_n >= want) { on_frame(c); c->hdr_n = 0; }
+		if (c->frame_got == c->len && c->hdr_n >= want) { on_frame(c); c->hdr_n = 0; }
 	}
 	if (running && o.mode == THROUGHPUT && c->state == OPEN && st.echoed > before) {
 		uint64_t k = st.echoed - before, left = o.total > st.sent ? o.total - st.sent : 0;
@@ -482,7 +499,7 @@ static void usage(void) { fprintf(stderr, "see the comment at the top of wsload.
 
 int main(int argc, char **argv) {
 	int k;
-	while ((k = getopt(argc, argv, "m:a:p:u:H:S:c:w:s:n:r:T:P:t:i:l:kb")) != -1) switch (k) {
+	while ((k = getopt(argc, argv, "m:a:p:u:H:S:c:w:s:n:r:T:P:t:i:l:kbg")) != -1) switch (k) {
 		case 'm':
 			for (k = 0; k <= IDLE && strcmp(optarg, mode_names[k]); k++) ;
 			if (k > IDLE) usage();
@@ -505,6 +522,7 @@ int main(int argc, char **argv) {
 		case 'l': o.label = optarg; break;
 		case 'k': o.abrupt = 1; break;
 		case 'b': o.broadcast = 1; break;
+		case 'g': o.get_first = 1; break;
 		default: usage();
 	}
 	if (o.size < 16 || !o.conns || !o.window || !o.parallel) { fprintf(stderr, "size >= 16, counts >= 1\n"); return 2; }
@@ -555,8 +573,8 @@ int main(int argc, char **argv) {
 	printf(",\"http\":{");
 	const char *sep = "";
 	for (k = 0; k < 600; k++) if (st.http[k]) { printf("%s\"%d\":%lu", sep, k, st.http[k]); sep = ","; }
-	printf("},\"connect_errors\":%lu,\"bad_accept\":%lu,\"timeouts\":%lu,\"lost\":%lu,\"closed_by_server\":%lu",
-		st.connect_errors, st.bad_accept, st.timeouts, st.lost_conns, st.unasked_closes);
+	printf("},\"connect_errors\":%lu,\"bad_accept\":%lu,\"timeouts\":%lu,\"lost\":%lu,\"closed_by_server\":%lu,\"gets_refused\":%lu",
+		st.connect_errors, st.bad_accept, st.timeouts, st.lost_conns, st.unasked_closes, st.gets_refused);
 	if (o.n_pids) {
 		printf(",\"cpu_s\":%.3f,\"cpu_s_per_1m\":%.3f,\"rss_kb\":%lu", u1.cpu - u0.cpu, unit ? (u1.cpu - u0.cpu) / (double)unit * 1e6 : 0, u1.rss_kb);
 		if (o.mode == IDLE || o.mode == STORM) printf(",\"rss_kb_per_conn\":%.2f", opened ? (double)(u1.rss_kb - rss0) / (double)opened : 0);

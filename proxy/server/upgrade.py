@@ -267,7 +267,8 @@ class UpgradePath:
 
     def _relayed(self, relay: AnswerRelay) -> None:
         self.relays.discard(relay)
-        self.lingering.adopt(relay.client)
+        if not relay.left:
+            self.lingering.adopt(relay.client, heard=relay.heard)
 
     async def _dial(self, match: Match, handshake: bytes) -> Answer:
         route = match.route

@@ -148,6 +148,8 @@ class AnswerRelay:
         self._paused = False  # the client is slower than the upstream
         self._finished = False  # the upstream has said all
         self._ended = False
+        self.heard = False  # the client's side of the stream has ended
+        self.left = False  # the client's connection is lost
 
     def begin(self) -> None:
         """Write the head, and what came behind it."""
@@ -236,10 +238,12 @@ class _AnswerReader(asyncio.Protocol):
         self._relay.resume()
 
     def eof_received(self) -> bool:
+        self._relay.heard = True
         self._relay.end()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.left = True
         self._relay.end()
 
 

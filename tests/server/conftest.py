@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
+
 from tests.support.waiting import until
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aiohttp
+
 from tests.support.gate import Running, running
 
 NOWHERE = "ws://127.0.0.1:1"

@@ -28,13 +28,20 @@ def test_a_problem_says_what_was_wrong_and_ends_its_connection() -> None:
     assert body == {"type": "about:blank", "title": "Upgrade Required", "status": 426, "detail": "the reason"}
 
 
-@pytest.mark.parametrize(("seconds", "header", "milliseconds"), [(0.2, b"1", 200), (1.0, b"1", 1000), (1.2, b"2", 1200), (61, b"61", 61_000)])
+@pytest.mark.parametrize(
+    ("seconds", "header", "milliseconds"), [(0.2, b"1", 200), (1.0, b"1", 1000), (1.2, b"2", 1200), (61, b"61", 61_000)]
+)
 def test_a_refusal_says_when_to_come_back_in_whole_seconds_rounded_up(seconds: float, header: bytes, milliseconds: int) -> None:
     head, body = split(too_many(Excess(RULE, seconds), "0123"))
     assert head[0] == b"HTTP/1.1 429 Too Many Requests"
     assert b"Retry-After: " + header in head
     assert body["retry_after_ms"] == milliseconds
-    assert {name: body[name] for name in ("status", "code", "rule", "id")} == {"status": 429, "code": "room_full", "rule": "seats", "id": "0123"}
+    assert {name: body[name] for name in ("status", "code", "rule", "id")} == {
+        "status": 429,
+        "code": "room_full",
+        "rule": "seats",
+        "id": "0123",
+    }
     assert body["detail"] == "the room is full"
 
 

@@ -9,13 +9,13 @@ import struct
 from pathlib import Path
 
 import pytest
+
+from proxy.server import door as door_module
+from proxy.server.door import HEAD_SIZE
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
 from tests.support.gate import running
 from tests.support.raw import KEY, RawClient, raw_client, upgrade_head
 from tests.support.waiting import until
-
-from proxy.server import door as door_module
-from proxy.server.door import HEAD_SIZE
 
 NOWHERE = "ws://127.0.0.1:1"
 GOOD = upgrade_head()

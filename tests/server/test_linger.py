@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.support.raw import RawStream
-from tests.support.waiting import until
-from tests.wire.streams import encode
 
 from proxy.server import linger as linger_module
 from proxy.server.linger import Lingering
 from proxy.wire.frames import FrameWalker, build_close
+from tests.support.raw import RawStream
+from tests.support.waiting import until
+from tests.wire.streams import encode
 
 OURS = build_close(4008, "too fast")
 THEIRS = encode(0x88, b"\x0f\xa8", b"abcd")

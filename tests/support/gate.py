@@ -51,7 +51,7 @@ class Running:
     async def quiet(self, seconds: float = 5.0) -> None:
         """Wait until nothing is open or lingering any more."""
         async with asyncio.timeout(seconds):
-            while self.gate.live.held or self.gate.totals.connections or self.gate.lingering_connections:
+            while self.gate.live.held or self.gate.totals.connections or self.gate.lingering_connections:  # noqa: ASYNC110 -- no event tells it
                 await asyncio.sleep(0.005)
 
 
@@ -64,8 +64,8 @@ async def running(yaml: str, *, upstream: str | None = None, listen: str = "127.
     config = parse(text + yaml, "test.yaml", {})
     log = io.StringIO()
     gate = Gate(config, Log(log))
-    await gate.start()
     try:
+        await gate.start()
         yield Running(gate, config, log)
     finally:
         await gate.stop()
