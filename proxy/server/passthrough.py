@@ -23,6 +23,7 @@ from proxy.policy.identity import Identifier, Peer, forwarding_headers
 from proxy.policy.routes import RouteTable, split_target
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.answers import PROBLEM_JSON, problem_body
+from proxy.server.tls import server_name, upstream_context
 from proxy.server.upgrade import UpgradePath
 from proxy.wire.handshake import (
     END_OF_HEAD,
@@ -35,7 +36,6 @@ from proxy.wire.handshake import (
 )
 
 KEEP_ALIVE: Final = 75.0  # seconds that an idle client connection is kept; above the 60 s of common fronts
-CONNECT_TIMEOUT: Final = 5.0  # seconds
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
 SHUTDOWN_TIMEOUT: Final = 1.0  # seconds
 BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
@@ -96,8 +96,12 @@ class _Sent(web.StreamResponse):
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
-        if not keep_alive:
-            self.force_close()
+        self._kept = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        """May another request follow on this connection?"""
+        return self._kept
 
     async def prepare(self, request: web.BaseRequest) -> None:
         return None
@@ -115,7 +119,9 @@ class Passthrough:
         upstreams: Mapping[str, Upstream],
         identifier: Identifier,
         upgrades: UpgradePath,
+        scheme: bytes,
     ) -> None:
+        self._scheme = scheme
         self._routes = routes
         self._upstreams = upstreams
         self._identifier = identifier
@@ -130,6 +136,10 @@ class Passthrough:
             max_field_size=MAX_LINE,
         )
 
+    def __len__(self) -> int:
+        """Client connections that speak ordinary HTTP."""
+        return len(self._server.connections)
+
     def take(self, transport: asyncio.Transport, received: bytes, peer: Peer) -> None:
         """Serve a connection whose first request, already read, is no upgrade."""
         HttpSession(self._server(), transport, peer).begin(received)
@@ -139,9 +149,12 @@ class Passthrough:
         for name, upstream in self._upstreams.items():
             self._clients[name] = _client(upstream)
 
+    def finish(self) -> None:
+        """Keep no connection alive any more: those that are idle end now, the others after their request."""
+        self._server.pre_shutdown()
+
     async def close(self) -> None:
         """Let running requests finish for a moment, then end all."""
-        self._server.pre_shutdown()
         await self._server.shutdown(SHUTDOWN_TIMEOUT)
         for client in self._clients.values():
             await client.close()
@@ -172,11 +185,12 @@ class Passthrough:
         try:
             answer = await self._clients[upstream.name].request(
                 request.method,
-                URL(f"http://{_authority(upstream)}{head.target.decode('ascii')}", encoded=True),
-                headers=_request_headers(head, peer),
+                URL(f"{_origin(upstream)}{head.target.decode('ascii')}", encoded=True),
+                headers=_request_headers(head, peer, self._scheme),
                 data=_body(request, expects=expects) if request.body_exists else None,
                 allow_redirects=False,
                 expect100=expects,
+                server_hostname=None if upstream.tls is None else server_name(upstream),
             )
         except TimeoutError:
             raise _RefusedError("the upstream does not answer", 504) from None
@@ -218,25 +232,29 @@ async def _answer_problem(request: web.BaseRequest, status: int, detail: str) ->
 
 def _client(upstream: Upstream) -> aiohttp.ClientSession:
     address = upstream.address
+    context = upstream_context(upstream)
     connector: aiohttp.BaseConnector
     if isinstance(address, UnixAddress):
         connector = aiohttp.UnixConnector(address.path, limit=0)
     else:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, ssl=True if context is None else context)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=upstream.connect_timeout, sock_read=READ_TIMEOUT),
         max_line_size=MAX_LINE,
         max_field_size=MAX_LINE,
         read_bufsize=BODY_BUFFER,
     )
 
 
-def _authority(upstream: Upstream) -> str:
-    return "upstream" if isinstance(upstream.address, UnixAddress) else str(upstream.address)
+def _origin(upstream: Upstream) -> str:
+    """Scheme and authority; the Host that is sent is the client's own."""
+    if isinstance(upstream.address, UnixAddress):
+        return "http://upstream"
+    return f"{'http' if upstream.tls is None else 'https'}://{upstream.address}"
 
 
 def _request_head(request: web.BaseRequest) -> RequestHead:
@@ -247,13 +265,13 @@ def _request_head(request: web.BaseRequest) -> RequestHead:
     )
 
 
-def _request_headers(head: RequestHead, peer: Peer) -> CIMultiDict[str]:
+def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDict[str]:
     """The client's end-to-end headers, in order and as spelled, without what belongs to an upgrade; our forwarding headers."""
     hosts = head.fields.get(b"host", ())
     if len(hosts) > 1 or (not hosts and head.version == b"HTTP/1.1"):
         raise _RefusedError(f"Host is there {len(hosts)} times instead of once", 400)
     host = hosts[0] if hosts else b""
-    forwarded = forwarding_headers(peer, head.fields, host=host, proto=b"http")
+    forwarded = forwarding_headers(peer, head.fields, host=host, proto=scheme)
     owned = _STRIPPED | {name.lower() for name, _ in forwarded} | {b"x-forwarded-for", b"forwarded"}
     headers: CIMultiDict[str] = CIMultiDict()
     if host:

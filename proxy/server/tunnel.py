@@ -160,6 +160,7 @@ class Tunnel:
         meter: Meter | None,
         lingering: Lingering,
         ends: Ends,
+        buffer: int = BUFFER,
     ) -> None:
         self.connection = connection
         self.meter = meter
@@ -175,7 +176,7 @@ class Tunnel:
         self.client.peer, self.upstream.peer = self.upstream, self.client
         for half in (self.client, self.upstream):
             half.forward = half.peer.transport.write
-            half.transport.set_write_buffer_limits(high=BUFFER)
+            half.transport.set_write_buffer_limits(high=buffer)
             half.transport.set_protocol(half)
 
     def begin(self, first: bytes, rest: bytes) -> None:
