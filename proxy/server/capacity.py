@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.policy.identity import Address
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -27,10 +25,10 @@ class Capacity:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.pending = 0
-        self._by_address: dict[Address, int] = {}
+        self._by_address: dict[str, int] = {}
 
-    def enter(self, address: Address | None) -> Place | None:
-        """Take a place; None if there is none left, in all or for this address. Without an address only the total counts."""
+    def enter(self, address: str | None) -> Place | None:
+        """Take a place; None if there is none left, in all or for this address, as text. Without an address only the total counts."""
         if self.pending >= self.bounds.pending:
             return None
         if address is not None:
@@ -41,7 +39,7 @@ class Capacity:
         self.pending += 1
         return Place(self, address)
 
-    def leave(self, address: Address | None) -> None:
+    def leave(self, address: str | None) -> None:
         """Give a place back; called by Place."""
         self.pending -= 1
         if address is None:
@@ -61,7 +59,7 @@ class Place:
 
     __slots__ = ("_address", "_capacity")
 
-    def __init__(self, capacity: Capacity, address: Address | None) -> None:
+    def __init__(self, capacity: Capacity, address: str | None) -> None:
         self._capacity: Capacity | None = capacity
         self._address = address
 

@@ -61,7 +61,7 @@ class Door(asyncio.Protocol):
             self.end()
             return
         self._peer = peer
-        self._place = entrance.capacity.enter(None if peer.trusted else peer.address)
+        self._place = entrance.capacity.enter(peer.name)
         if self._place is None or entrance.connections() > entrance.capacity.bounds.connections:
             self._leave()
             entrance.upgrades.turn_away(self._transport, "too many connections")

@@ -6,6 +6,7 @@ inherit all of it from the listening one, so it costs nothing per connection the
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from dataclasses import dataclass
 
@@ -19,10 +20,16 @@ class Keepalive:
     count: int = 3
     user_timeout: float = 30.0
 
+    def apply_to_transport(self, transport: asyncio.BaseTransport) -> None:
+        """Set the options on a TCP transport. Through one socket object of our own: uvloop's makes another for each option."""
+        sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+        try:
+            self.apply(sock)
+        finally:
+            sock.detach()
+
     def apply(self, sock: socket.socket) -> None:
-        """Set the options on a TCP socket; on any other nothing."""
-        if sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
+        """Set the options on a TCP socket."""
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self.interval)

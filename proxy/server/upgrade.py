@@ -133,7 +133,7 @@ class UpgradePath:
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
         """Take over a transport from which a head was read that wants to be an upgrade."""
-        place = self.capacity.enter(None if peer.trusted else peer.address)
+        place = self.capacity.enter(peer.name)
         if place is None:
             self.turn_away(transport, "too many upgrades are under way")
             return
@@ -220,9 +220,9 @@ class UpgradePath:
     def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
         """A private address that speaks for others, and whose word does not count: once for each, and not for endless many."""
         address = peer.address
-        if peer.trusted or address is None or not address.is_private or address in self.warned:
+        if peer.trusted or address is None or {b"x-forwarded-for", b"forwarded"}.isdisjoint(head.fields):
             return
-        if not {b"x-forwarded-for", b"forwarded"}.isdisjoint(head.fields) and len(self.warned) < MAX_WARNED:
+        if address.is_private and address not in self.warned and len(self.warned) < MAX_WARNED:
             self.warned.add(address)
             self.log.warning("a private peer sends forwarding headers but is not in identity.trusted_proxies", peer=str(address))
 

@@ -92,7 +92,7 @@ class Dialer:
         context = self._contexts[upstream.name]
         name = None if context is None else server_name(upstream)
         transport, _ = await loop.create_connection(protocol, address.host, address.port, ssl=context, server_hostname=name)
-        self._keepalive.apply(transport.get_extra_info("socket"))
+        self._keepalive.apply_to_transport(transport)
         return transport
 
 
