@@ -100,7 +100,7 @@ def from_json(data: Mapping[str, Any]) -> Results:
 def number(value: float | None) -> str:
     """Three figures are what such a measurement is worth."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
@@ -133,7 +133,7 @@ def targets_table(results: Results) -> str:
     for target in TARGETS:
         value = reached(results, target)
         verdict = "not measured" if value is None else "met" if value <= target.factor else "**missed**"
-        limit = f"≤ {number(target.factor)}" + (f" × {target.peer}" if target.peer else "")
+        limit = f"≤ {number(target.factor)}" + (f" times {target.peer}" if target.peer else "")
         lines.append([target.what, limit, number(value), verdict])
     return table(["target", "limit", "measured", ""], lines)
 

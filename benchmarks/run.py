@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if results.failures else 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     """SIGTERM leaves like Ctrl-C: through everything that stops what was started."""
     raise KeyboardInterrupt
 
@@ -198,7 +198,7 @@ def machine(arguments: argparse.Namespace, cores: Cores) -> dict[str, str]:
         "cores": f"proxy on {cores.proxy}, load and backend on {', '.join(map(str, sorted(cores.others)))}",
         "gate": f"{first_line('git', '-C', str(ROOT), 'describe', '--always', '--dirty')}; {python}",
         "peers": f"{first_line(str(arguments.nginx), '-v')}; {first_line(str(arguments.haproxy), '-v')}",
-        "load and backend": first_line(str(arguments.cc), "--version" if arguments.cc.name != "tcc" else "-v"),
+        "load and backend": "tcc" if arguments.cc.name == "tcc" else first_line(str(arguments.cc), "--version"),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -82,11 +83,16 @@ def process(command: Sequence[str | Path], cores: frozenset[int], log: Path) -> 
         yield server
     finally:
         server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_TIMEOUT)
-        with contextlib.suppress(ProcessLookupError):  # nobody is left, as it should be
-            os.killpg(server.pid, signal.SIGKILL)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while not has_ended(server.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(server.pid, signal.SIGKILL)  # before the wait, while the number cannot be anybody else's
         server.wait()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether this child has ended, without burying it: until then its group keeps its number."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def until(is_so: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
@@ -95,7 +101,7 @@ def until(is_so: Callable[[], bool], server: subprocess.Popen[bytes], log: Path)
     while not is_so():
         if server.poll() is not None or time.monotonic() > deadline:
             words = log.read_text(errors="replace").strip().splitlines()[-3:]
-            raise BenchmarkError(f"{Path(str(server.args[0])).name} does not start: {' / '.join(words) or 'no output'}")
+            raise BenchmarkError(f"it does not start: {' / '.join(words) or 'no output'}")
         time.sleep(0.005)
 
 
@@ -272,8 +278,6 @@ def announced_port(log: str) -> int | None:
 
 def open_files() -> int:
     """How many a process may have; the limit is raised to what is allowed, and children inherit that."""
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = min(hard, 1_000_000) if hard != resource.RLIM_INFINITY else 1_000_000  # HAProxy and nginx allocate for all of them
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -33,7 +33,8 @@ LOCK = Path(__file__).parent / "lock" / "debian.json"
 SUITE = "bookworm"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # what the kernel calls it -> what Debian calls it
 APT_HELPER = "/usr/lib/apt/apt-helper"
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+TRUST = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"  # who signs the mirror's index
+RETRIES = 3  # of a download that failed, which apt makes by itself
 SERVER_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on every user's PATH
 
 Files = Mapping[str, str]  # path in the pool -> SHA-256
@@ -178,7 +179,7 @@ def download(files: Files, cache: Path) -> None:
     triples = [(address(path), str(cache / Path(path).name), f"SHA256:{sha256}") for path, sha256 in files.items()]
     for _, target, _ in triples:
         Path(target).unlink(missing_ok=True)
-    command = [APT_HELPER, *options({"APT::Sandbox::User": "root", "Acquire::Retries": "3"}), "download-file"]
+    command = [APT_HELPER, *options({"APT::Sandbox::User": "root", "Acquire::Retries": RETRIES}), "download-file"]
     subprocess.run([*command, *(part for triple in triples for part in triple)], capture_output=True, check=False)
 
 
@@ -217,7 +218,7 @@ class Apt:
         (folder / "status").touch()
         main, security = mirrors()
         suites = ((main, SUITE), (main, f"{SUITE}-updates"), (security, f"{SUITE}-security"))
-        (folder / "sources.list").write_text("".join(f"deb [signed-by={KEYRING}] {mirror} {suite} main\n" for mirror, suite in suites))
+        (folder / "sources.list").write_text("".join(f"deb {TRUST} {mirror} {suite} main\n" for mirror, suite in suites))
         self.get("update", "--error-on=any")
 
     @property
@@ -234,21 +235,22 @@ class Apt:
             "Dir::State::status": self.folder / "status",
             "Dir::Cache": self.folder / "cache",
             "Dir::Etc::sourcelist": self.folder / "sources.list",
-            "Dir::Etc::sourceparts": "-",
-            "Dir::Etc::preferences": "-",
-            "Dir::Etc::preferencesparts": "-",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
             "APT::Architecture": self.architecture,
             "APT::Architectures": self.architecture,
             "APT::Sandbox::User": "root",
             "APT::Install-Recommends": "false",
             "Acquire::Languages": "none",
-            "Acquire::Retries": "3",
+            "Acquire::Retries": RETRIES,
         }
         done = subprocess.run([program, *options(settings), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
         if done.returncode:
-            problem = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            problem = errors[0] if errors else f"exit code {done.returncode}"  # errors after the first say less
             advice = "check the network and apt's proxy, or set WSGATE_DEBIAN_MIRROR to a mirror"
-            raise DebsError(f"{program} {arguments[-1]}: {problem}; {advice}")
+            raise DebsError(f"{program} {arguments[0]}: {problem}; {advice}")
         return done.stdout
 
 

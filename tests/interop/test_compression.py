@@ -38,7 +38,7 @@ Talker = Callable[[str, Sequence[str], float], Awaitable[Heard]]
 
 
 async def websockets_talks(url: str, messages: Sequence[str], pause: float) -> Heard:
-    texts = []
+    texts: list[str] = []
     async with connect(url, max_size=None) as socket:
         for message in messages[:-1]:
             await socket.send(message)
@@ -51,7 +51,7 @@ async def websockets_talks(url: str, messages: Sequence[str], pause: float) -> H
 
 
 async def aiohttp_talks(url: str, messages: Sequence[str], pause: float) -> Heard:
-    texts = []
+    texts: list[str] = []
     async with aiohttp.ClientSession() as session, session.ws_connect(url, compress=15) as socket:
         for message in messages[:-1]:
             await socket.send_str(message)

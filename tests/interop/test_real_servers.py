@@ -50,7 +50,18 @@ async def client(gate: Running, path: str, *subprotocols: str, compression: str 
 
 @pytest.mark.parametrize("server_of", SERVERS)
 async def test_messages_come_back_as_they_were_sent(server_of: ServerOf) -> None:
-    messages = ["", "text", "žluťoučký kůň 🐎", b"", b"\x00\xff", "x" * 125, "x" * 126, b"y" * 65535, b"z" * 65536, ["in", "fragments"]]
+    messages: list[str | bytes | list[str]] = [
+        "",
+        "text",
+        "žluťoučký kůň 🐎",
+        b"",
+        b"\x00\xff",
+        "x" * 125,
+        "x" * 126,
+        b"y" * 65535,
+        b"z" * 65536,
+        ["in", "fragments"],
+    ]
     async with through(server_of) as (gate, _), client(gate, "/echo") as socket:
         for message in messages:
             await socket.send(message)

@@ -79,8 +79,13 @@ class Hall:
         self._served = served
 
     async def served(self) -> RawConnection:
-        """The backend's end of the latest connection."""
+        """The backend's end of the first connection that was not asked for yet."""
         return await asyncio.wait_for(self._served.get(), 5)
+
+    def forget_served(self) -> None:
+        """Of the connections so far nobody will ask."""
+        while not self._served.empty():
+            self._served.get_nowait()
 
     async def seats(self) -> float:
         return (await self.gate.scrape())['wsgate_seats{rule="seat"}']
@@ -310,22 +315,25 @@ async def the_head_is_bad(place: Hall) -> None:
 
 async def the_client_leaves_while_we_dial(place: Hall) -> None:
     async with raw_client(place.gate.port) as client:
-        await knock_silence(place, client)
+        served = await knock_silence(place, client)
         client.writer.write_eof()
         assert await client.rest() == b""
+        await is_hung_up(served)
 
 
 async def the_client_resets_while_we_dial(place: Hall) -> None:
     async with raw_client(place.gate.port) as client:
-        await knock_silence(place, client)
+        served = await knock_silence(place, client)
         reset(client.writer)
+        await is_hung_up(served)
 
 
 async def the_client_speaks_while_we_dial(place: Hall) -> None:
     async with raw_client(place.gate.port) as client:
-        await knock_silence(place, client)
+        served = await knock_silence(place, client)
         await client.send(build_frame(Opcode.TEXT, b"early", os.urandom(4)))
         assert await client.status() == 400
+        await is_hung_up(served)
 
 
 async def the_backend_leaves_while_we_dial(place: Hall) -> None:
@@ -334,10 +342,14 @@ async def the_backend_leaves_while_we_dial(place: Hall) -> None:
         assert await client.status() == 502
 
 
+async def is_hung_up(served: RawConnection) -> None:
+    """The backend hears of it: its connection does not stay open for nothing."""
+    assert await asyncio.wait_for(served.reader.read(), 5) == b""
+
+
 async def knock_silence(place: Hall, client: RawClient) -> RawConnection:
     """Ask for an upgrade that the backend got and does not answer."""
-    while not place._served.empty():
-        place._served.get_nowait()
+    place.forget_served()
     await client.send(upgrade_head("/silent/red?token=ann"))
     served = await place.served()
     assert served.target.startswith("/silent")

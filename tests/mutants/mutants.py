@@ -1208,4 +1208,327 @@ ROUTING = (
     Mutant("burst_below_one_token", RULES, "max(1.0, rate) if", "rate if", ("tests/policy/test_rules.py::TestDefaultBurst",)),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING)
+LINGER = "proxy/server/linger.py"
+AT_THE_DOOR = "proxy/server/door.py"
+TUNNEL = "proxy/server/tunnel.py"
+UPGRADE = "proxy/server/upgrade.py"
+UPSTREAM = "proxy/server/upstream.py"
+APP = "proxy/app.py"
+METRICS = "proxy/metrics.py"
+
+FLOOD = ("tests/server/test_tunnel.py::test_a_client_that_floods_reads_our_close_and_then_the_end",)
+SLOW_ANSWER = ("tests/server/test_upstream.py::test_a_slow_client_slows_the_backend_down_and_gets_every_byte",)
+WAITS_FOR_FRAME = ("tests/server/test_tunnel.py::test_a_close_of_ours_waits_for_the_end_of_a_frame",)
+CUT_INSIDE = ("tests/server/test_tunnel.py::test_a_stream_that_is_cut_inside_a_frame_ends_in_fin_and_nothing_of_ours",)
+EARLY_BYTES = ("tests/server/test_upgrade.py::test_bytes_before_our_101_are_400_and_cut_the_backend_off",)
+LEAVES_WHILE_DIALING = ("tests/server/test_upgrade.py::test_a_client_that_leaves_while_we_wait_for_the_backend_frees_its_seats",)
+DIAL_HANGS = ("tests/server/test_upgrade.py::test_a_backend_that_does_not_answer_is_504",)
+BAD_ANSWER_SOCKET = ("tests/server/test_upgrade.py::test_an_answer_that_cannot_be_trusted_is_502_and_cuts_the_backend_off",)
+STALLS = ("tests/server/test_tunnel.py::test_a_reader_that_stalls_stops_the_writer_and_later_gets_every_byte",)
+NOTICE_WAITS = ("tests/server/test_tunnel.py::test_a_notice_waits_for_the_end_of_a_message_and_stands_between_two",)
+
+SERVER = (
+    # the door
+    Mutant(
+        "peer_that_is_gone_is_trusted",
+        AT_THE_DOOR,
+        'if self._transport.get_extra_info("socket").family == socket.AF_UNIX:',
+        "if True:",
+        ("tests/server/test_door.py::test_a_client_that_is_gone_when_we_look_cannot_say_who_it_is",),
+    ),
+    Mutant(
+        "bound_of_the_head_depends_on_how_it_is_cut",
+        AT_THE_DOOR,
+        "len(self._received) >= HEAD_SIZE + len(END_OF_HEAD)",
+        "len(self._received) > HEAD_SIZE",
+        ("tests/server/test_door.py::test_a_head_of_16_kib_is_read_however_it_is_cut",),
+    ),
+    Mutant(
+        "end_of_the_head_searched_too_late",
+        AT_THE_DOOR,
+        "len(self._received) - len(END_OF_HEAD) + 1",
+        "len(self._received) - len(END_OF_HEAD) + 2",
+        ("tests/server/test_door.py::test_a_head_that_is_cut_anywhere_is_the_same_head",),
+    ),
+    Mutant(
+        "bytes_behind_the_head_allowed",
+        AT_THE_DOOR,
+        "            if rest:\n",
+        "            if False:\n",
+        ("tests/server/test_door.py::test_every_bad_head_gets_its_answer_and_ends_its_connection",),
+    ),
+    Mutant(
+        "half_a_head_ends_without_a_word",
+        AT_THE_DOOR,
+        "        if self._received:\n",
+        "        if False:\n",
+        ("tests/server/test_door.py::test_half_a_head_at_its_deadline_is_408",),
+    ),
+    Mutant(
+        "refused_at_the_door_without_lingering",
+        AT_THE_DOOR,
+        "self._path.lingering.adopt(self._transport)",
+        "self._transport.close()",
+        ("tests/server/test_door.py::test_who_still_sends_can_read_the_answer",),
+    ),
+    # the control path
+    Mutant(
+        "early_bytes_ignored", UPGRADE, "        self.early = True\n        self._cancel()\n", "        self.early = True\n", EARLY_BYTES
+    ),
+    Mutant("early_bytes_get_no_answer", UPGRADE, "            if protocol.early:\n", "            if False:\n", EARLY_BYTES),
+    Mutant(
+        "eof_while_dialing_ignored",
+        UPGRADE,
+        "    def eof_received(self) -> bool:\n        self._cancel()\n",
+        "    def eof_received(self) -> bool:\n",
+        LEAVES_WHILE_DIALING,
+    ),
+    Mutant(
+        "seats_leak_when_the_client_leaves",
+        UPGRADE,
+        "            else:\n                self._give_back(connection)\n            self.totals",
+        "            elif connection.result is not Result.ABANDONED:\n                self._give_back(connection)\n            self.totals",
+        LEAVES_WHILE_DIALING,
+    ),
+    Mutant(
+        "seats_leak_when_the_backend_rejects",
+        UPGRADE,
+        "            else:\n                self._give_back(connection)\n            self.totals",
+        "            elif connection.result is not Result.UPSTREAM_REJECTED:\n                self._give_back(connection)\n            self.totals",
+        ("tests/server/test_upstream.py::test_it_is_relayed_as_it_is_and_ends_both_connections",),
+    ),
+    Mutant(
+        "seats_kept_until_a_close_is_answered",
+        UPGRADE,
+        "        self.store.release(self.held[tunnel])\n        if tunnel.meter",
+        "        if tunnel.meter",
+        ("tests/server/test_tunnel.py::test_a_seat_is_free_at_the_first_sign_of_the_end",),
+    ),
+    Mutant(
+        "backend_not_cut_off_after_a_bad_101",
+        UPGRADE,
+        "        except HandshakeError:\n            answer.transport.abort()\n            raise\n",
+        "        except HandshakeError:\n            raise\n",
+        BAD_ANSWER_SOCKET,
+    ),
+    Mutant(
+        "task_stopped_before_its_first_step_forgets_the_client",
+        UPGRADE,
+        "        if task.cancelled():",
+        "        if False and task.cancelled():",
+        ("tests/server/test_upgrade.py::test_an_upgrade_that_is_stopped_before_its_first_step_lets_the_client_go",),
+    ),
+    Mutant(
+        "refused_often_and_still_friendly",
+        UPGRADE,
+        "if often or self.refuse_with",
+        "if self.refuse_with",
+        ("tests/server/test_upgrade.py::test_who_was_refused_too_often_gets_plain_http_and_nobody_else",),
+    ),
+    Mutant(
+        "relays_are_not_remembered",
+        UPGRADE,
+        "                self.relays.add(relay)\n",
+        "",
+        ("tests/server/test_upstream.py::test_a_stop_ends_an_answer_on_its_way",),
+    ),
+    # the dialer and the relay of other answers
+    Mutant(
+        "early_hints_taken_for_the_answer",
+        UPSTREAM,
+        "if head.status >= 200 or",
+        "if head.status >= 103 or",
+        ("tests/server/test_upstream.py::test_other_informational_answers_before_the_101_are_passed_over",),
+    ),
+    Mutant(
+        "bytes_behind_the_101_lost",
+        UPSTREAM,
+        "Answer(self._transport, head, self._received)",
+        'Answer(self._transport, head, b"")',
+        ("tests/server/test_upstream.py::test_bytes_behind_the_101_come_behind_ours",),
+    ),
+    Mutant(
+        "dial_that_hangs_leaves_its_socket",
+        UPSTREAM,
+        "    except TimeoutError:\n        transport.abort()\n",
+        "    except TimeoutError:\n",
+        DIAL_HANGS,
+    ),
+    Mutant(
+        "address_of_the_backend_told",
+        UPSTREAM,
+        "return os.strerror(error.errno)",
+        "return str(error)",
+        ("tests/server/test_upstream.py::test_a_dial_that_fails_says_why_without_the_address",),
+    ),
+    Mutant(
+        "slow_client_of_an_answer_slows_nobody", UPSTREAM, "            self._upstream.pause_reading()\n", "            pass\n", SLOW_ANSWER
+    ),
+    Mutant("slow_client_of_an_answer_is_cut_short", UPSTREAM, "if not self.client.get_write_buffer_size():", "if True:", SLOW_ANSWER),
+    Mutant(
+        "informational_answers_without_end",
+        UPSTREAM,
+        "            self._room -= end + len(END_OF_HEAD)\n",
+        "",
+        BAD_ANSWER_SOCKET,
+    ),
+    # the tunnel
+    Mutant(
+        "close_of_ours_cuts_a_frame",
+        TUNNEL,
+        "        if half.peer.walker.in_frame and not half.peer.heard:\n",
+        "        if False:\n",
+        WAITS_FOR_FRAME,
+    ),
+    Mutant(
+        "close_of_ours_behind_what_follows_the_frame",
+        TUNNEL,
+        "onward[: walker.frame_end] + peer.farewell",
+        "onward + peer.farewell",
+        WAITS_FOR_FRAME,
+    ),
+    Mutant(
+        "close_written_into_a_cut_frame",
+        TUNNEL,
+        '            self._say(half, b"")  # cut for good',
+        "            self._say(half, close)  # cut for good",
+        CUT_INSIDE,
+    ),
+    Mutant(
+        "close_written_into_a_frame_that_does_not_end",
+        TUNNEL,
+        'b"" if half.peer.walker.in_frame else last',
+        "last",
+        ("tests/server/test_tunnel.py::test_a_frame_that_does_not_end_is_cut_by_fin",),
+    ),
+    Mutant(
+        "close_of_the_client_wins_time",
+        TUNNEL,
+        "            if self._timer.when() <= when:\n",
+        "            if False:\n",
+        ("tests/server/test_tunnel.py::test_a_frame_that_does_not_end_is_cut_by_fin",),
+    ),
+    Mutant(
+        "something_follows_our_close",
+        TUNNEL,
+        "        half.peer.forward = _nowhere\n\n    def gone",
+        "\n    def gone",
+        ("tests/server/test_tunnel.py::test_nothing_follows_our_close",),
+    ),
+    Mutant(
+        "error_in_the_middle_of_a_message",
+        TUNNEL,
+        "to_client if in_message else error + to_client",
+        "error + to_client",
+        ("tests/server/test_tunnel.py::test_in_the_middle_of_a_message_the_error_is_left_out",),
+    ),
+    Mutant(
+        "close_is_answered_by_nobody",
+        TUNNEL,
+        "            self._arm(CLOSE_ANSWER)\n",
+        "            pass\n",
+        ("tests/server/test_tunnel.py::test_a_close_without_an_answer_gets_its_own_code_back_after_a_while",),
+    ),
+    Mutant(
+        "normal_end_told_as_a_failure",
+        TUNNEL,
+        "self._closing_answer(half.peer) or build_close(CloseCode.INTERNAL_ERROR",
+        "build_close(CloseCode.INTERNAL_ERROR",
+        ("tests/server/test_tunnel.py::test_a_close_that_is_answered_with_the_end_of_the_stream_gets_its_own_code_back",),
+    ),
+    Mutant(
+        "no_back_pressure", TUNNEL, "        self.writable = False\n        self.peer.pause()\n", "        self.writable = False\n", STALLS
+    ),
+    Mutant(
+        "back_pressure_for_ever",
+        TUNNEL,
+        "        self.writable = True\n        self.peer.resume()\n",
+        "        self.writable = True\n",
+        STALLS,
+    ),
+    Mutant(
+        "notice_in_the_middle_of_a_message", TUNNEL, "        if not self.upstream.walker.in_message:\n", "        if True:\n", NOTICE_WAITS
+    ),
+    Mutant(
+        "notice_for_who_does_not_read",
+        TUNNEL,
+        "or not self.client.writable or",
+        "or",
+        ("tests/server/test_tunnel.py::test_a_client_that_does_not_read_is_not_told",),
+    ),
+    Mutant(
+        "lost_notice_is_not_counted",
+        TUNNEL,
+        "            self._notice = None\n            self._notices.unsent(notice.rule, notice.drops)\n",
+        "            self._notice = None\n",
+        ("tests/server/test_tunnel.py::test_a_notice_that_waits_too_long_is_dropped_and_counted",),
+    ),
+    Mutant(
+        "held_frame_does_not_stop_the_reading",
+        TUNNEL,
+        "        half.pause()\n        self._loop.call_at(",
+        "        half.paused += 1\n        self._loop.call_at(",
+        ("tests/server/test_tunnel.py::test_a_client_whose_frame_is_held_cannot_fill_our_memory",),
+    ),
+    Mutant(
+        "limit_told_as_a_protocol_error",
+        TUNNEL,
+        "CloseCode.MESSAGE_TOO_BIG if size else CloseCode.POLICY_VIOLATION",
+        "CloseCode.POLICY_VIOLATION",
+        ("tests/server/test_tunnel.py::test_a_size_is_4009_with_the_error_before_it_and_1009_for_the_backend",),
+    ),
+    # how they leave
+    Mutant("bad_frame_ends_the_lingering", LINGER, "if isinstance(walker.halt, CloseFrame):", "if walker.halt is not None:", FLOOD),
+    Mutant(
+        "no_lingering",
+        LINGER,
+        "        if heard:\n            transport.close()\n",
+        "        if True:\n            transport.close()\n",
+        FLOOD,
+    ),
+    Mutant(
+        "lingering_without_end",
+        LINGER,
+        "peer.timer = self._loop.call_later(LINGER, peer.give_up)",
+        "peer.timer = self._loop.call_later(LINGER * 100, peer.give_up)",
+        ("tests/server/test_linger.py::test_it_is_bounded_in_time",),
+    ),
+    Mutant(
+        "lingering_without_number",
+        LINGER,
+        "if len(self._peers) >= self._most:",
+        "if False:",
+        ("tests/server/test_linger.py::test_it_is_bounded_in_number_and_the_oldest_gives_way",),
+    ),
+    # the program and its numbers
+    Mutant(
+        "stop_forgets_who_is_closing",
+        TUNNEL,
+        "        elif self.phase is Phase.ENDING and self.client.farewell is None and self.upstream.farewell is None:\n",
+        "        elif False:\n",
+        ("tests/test_app.py::test_a_stop_does_not_wait_for_the_answer_to_a_close",),
+    ),
+    Mutant(
+        "stop_cuts_a_frame",
+        TUNNEL,
+        " and self.client.farewell is None and self.upstream.farewell is None:",
+        ":",
+        ("tests/test_app.py::test_a_stop_in_the_middle_of_a_frame_waits_for_its_end",),
+    ),
+    Mutant(
+        "codes_of_clients_become_labels",
+        METRICS,
+        "known = 1000 <= code <= 1014 or code in self.close_codes",
+        "known = 1000 <= code <= 4999",
+        ("tests/test_metrics.py::test_a_sample_as_prometheus_reads_it",),
+    ),
+    Mutant(
+        "seats_missing_until_somebody_sits",
+        APP,
+        "seats=lambda: seats | dict(self._store.seats())",
+        "seats=lambda: dict(self._store.seats())",
+        ("tests/test_metrics.py::test_every_series_that_can_come_to_be_is_there_from_the_start",),
+    ),
+)
+
+MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER)

@@ -29,6 +29,13 @@ def open_sockets() -> int:
     return count
 
 
+@pytest.fixture(autouse=True, scope="session")
+def what_is_there_already() -> None:
+    """Keep all modules out of the collections below: they look at what a test has made."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
     """After a test no task runs, no socket is open, and nothing went wrong where only the event loop could see it."""
