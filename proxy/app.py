@@ -270,7 +270,7 @@ def _zeroed_totals(config: Config) -> Totals:
         if rule.quantity not in FRAME_QUANTITIES:
             totals.refusals[rule.name, rule.mode.value] = 0
     for result in Result:
-        if result in (Result.NO_ROUTE, Result.BAD_REQUEST):
+        if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
             totals.upgrades[NO_ROUTE, result.value] = 0
         for route in config.routes:
             totals.upgrades[route.name, result.value] = 0
@@ -325,7 +325,9 @@ async def _serve(config: Config, log: Log) -> int:
     stopping = asyncio.ensure_future(gate.stop(config.drain))
     second = asyncio.ensure_future(signals.get())
     await asyncio.wait((stopping, second), return_when=asyncio.FIRST_COMPLETED)
-    if not stopping.done():
+    if stopping.done():
+        stopping.result()  # raises what went wrong
+    else:
         stopping.cancel()
         log.warning("stopped at once, by a second signal", connections=gate.totals.connections)
     second.cancel()

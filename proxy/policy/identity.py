@@ -109,7 +109,7 @@ class Peer:
 
     address: Address | None  # None: a Unix socket
     trusted: bool
-    name: str | None = None  # the address as text where it stands for itself; None for a trusted peer, which speaks for many
+    name: str | None = None  # what `per: ip` counts, as text, where it stands for itself; None for a trusted peer, which speaks for many
 
 
 class Identifier:
@@ -138,7 +138,7 @@ class Identifier:
         parsed = parse_address(address.encode())
         if parsed is not None and self.is_trusted(parsed):
             return Peer(parsed, trusted=True)
-        return Peer(parsed, trusted=False, name=str(parsed))
+        return Peer(parsed, trusted=False, name="unknown" if parsed is None else self.ip(parsed).hex())
 
     def is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._rules.trusted_proxies)

@@ -28,7 +28,7 @@ class Capacity:
         self._by_address: dict[str, int] = {}
 
     def enter(self, address: str | None) -> Place | None:
-        """Take a place; None if there is none left, in all or for this address, as text. Without an address only the total counts."""
+        """Take a place; None if there is none left, in all or for this address (IPv6: network). Without one only the total counts."""
         if self.pending >= self.bounds.pending:
             return None
         if address is not None:

@@ -21,8 +21,14 @@ class Keepalive:
     user_timeout: float = 30.0
 
     def apply_to_transport(self, transport: asyncio.BaseTransport) -> None:
-        """Set the options on a TCP transport. Through one socket object of our own: uvloop's makes another for each option."""
-        sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+        """Set the options on a TCP transport. Through one socket object of our own: uvloop's makes another for each option.
+
+        One that is lost already is left as it is.
+        """
+        pseudo = transport.get_extra_info("socket")
+        if pseudo is None or transport.is_closing():
+            return
+        sock = socket.socket(fileno=pseudo.fileno())
         try:
             self.apply(sock)
         finally:

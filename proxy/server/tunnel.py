@@ -108,7 +108,7 @@ class Half(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.tunnel.gone(self)
-        return True
+        return self.transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.left = True
@@ -184,6 +184,10 @@ class Tunnel:
         self.client.transport.write(first)
         if rest:
             self.upstream.data_received(rest)
+        for half in (self.client, self.upstream):
+            if half.transport.is_closing() and not half.left:  # it was lost before it was ours, and nobody will tell us
+                half.left = True
+                self.gone(half)
         if not self.upstream.left and not self.upstream.paused:
             self.upstream.transport.resume_reading()
 

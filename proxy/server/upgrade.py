@@ -84,9 +84,10 @@ class Connection:
 class AwaitingUpgrade(asyncio.Protocol):
     """The client while we decide and dial. It has nothing to say before our 101 (DESIGN, "The door" 7)."""
 
-    __slots__ = ("early", "task")
+    __slots__ = ("_transport", "early", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self.task: asyncio.Task[None] | None = None
         self.early = False
 
@@ -96,7 +97,7 @@ class AwaitingUpgrade(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._cancel()
-        return True
+        return self._transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
@@ -137,7 +138,7 @@ class UpgradePath:
         if place is None:
             self.turn_away(transport, "too many upgrades are under way")
             return
-        protocol = AwaitingUpgrade()
+        protocol = AwaitingUpgrade(transport)
         transport.set_protocol(protocol)
         protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
         self.tasks.add(task)
@@ -152,6 +153,7 @@ class UpgradePath:
     def turn_away(self, transport: asyncio.Transport, detail: str) -> None:
         """There is no room for one more."""
         self.totals.upgrades[NO_ROUTE, Result.UNAVAILABLE.value] += 1
+        self.log.access("turned away", group=(detail,), why=detail)
         self._answer(transport, unavailable(detail))
 
     def refuse_head(self, transport: asyncio.Transport, error: HandshakeError | PathError | IdentityError) -> None:
@@ -268,8 +270,9 @@ class UpgradePath:
         route = match.route
         try:
             answer = await self.dialer.dial(self.upstreams[route.upstream], handshake)
-        except UpstreamError:
-            self.totals.upstream_up[route.name] = False
+        except UpstreamError as error:
+            if error.status != 503:  # that was no dial
+                self.totals.upstream_up[route.name] = False
             raise
         self.totals.upstream_up[route.name] = True
         return answer

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.sockets import Keepalive
-from proxy.server.tls import server_name, upstream_context
+from proxy.server.tls import SHUTDOWN_TIMEOUT, keep_the_end, server_name, upstream_context
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, Header, ResponseHead, build_head, end_to_end, parse_response_head
 
@@ -90,8 +90,18 @@ class Dialer:
             transport, _ = await loop.create_unix_connection(protocol, address.path)
             return transport
         context = self._contexts[upstream.name]
-        name = None if context is None else server_name(upstream)
-        transport, _ = await loop.create_connection(protocol, address.host, address.port, ssl=context, server_hostname=name)
+        if context is None:
+            transport, _ = await loop.create_connection(protocol, address.host, address.port)
+        else:
+            transport, _ = await loop.create_connection(
+                protocol,
+                address.host,
+                address.port,
+                ssl=context,
+                server_hostname=server_name(upstream),
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+            )
+            keep_the_end(transport)
         self._keepalive.apply_to_transport(transport)
         return transport
 
@@ -186,6 +196,8 @@ class AnswerRelay:
         self.client.write(_relayed_head(self._answer.head, self._framing))
         self._upstream.set_protocol(_AnswerWriter(self))
         self.receive(self._answer.rest)
+        if self._upstream.is_closing():  # it was lost before it was ours, and nobody will tell us
+            self.finish()
         if not self._finished and not self._paused:
             self._upstream.resume_reading()
 
@@ -269,7 +281,7 @@ class _AnswerReader(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._relay.heard = True
         self._relay.end()
-        return True
+        return self._relay.client.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.left = True
