@@ -94,5 +94,5 @@ class Log:
         else:
             told = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
             line = f"{now} {level.name:7} {event}{told}"
-        with contextlib.suppress(OSError):  # nobody reads the log any more: connections must not suffer for that
+        with contextlib.suppress(OSError):  # nobody reads any more (a pipe into `head`); that is no reason to stop
             print(line, file=self._stream or sys.stderr, flush=True)
