@@ -98,7 +98,7 @@ async def test_a_signal_closes_open_tunnels_with_1001_and_exits_0(number: int) -
             assert await client.rest() == await silent.rest() == b""
             code, log = await gate.ended()
             assert code == 0
-            assert [json.loads(line)["event"] for line in log.splitlines()] == ["stopping", "stopped"]
+            assert [json.loads(line)["event"] for line in log.splitlines()] == ["stopping", "connection ended", "stopped"]
 
 
 @pytest.mark.parametrize("which", ["--listen", "--admin"])

@@ -53,6 +53,7 @@ async def test_every_series_that_can_come_to_be_is_there_from_the_start() -> Non
         "wsgate_connections",
         *(f'wsgate_upgrades_total{{result="{result}",route="{route}"}}' for result in RESULTS for route in ("hall", "rest")),
         'wsgate_upgrades_total{result="no_route",route=""}',
+        'wsgate_upgrades_total{result="unavailable",route=""}',
         'wsgate_upgrades_total{result="bad_request",route=""}',
         'wsgate_refusals_total{mode="enforce",rule="seats"}',
         'wsgate_refusals_total{mode="enforce",rule="members"}',

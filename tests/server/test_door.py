@@ -106,8 +106,11 @@ async def test_a_head_that_is_cut_anywhere_is_the_same_head(head: bytes) -> None
             return await client.status()
 
     async def accept(connection: RawConnection) -> None:
-        await connection.accept()
-        await connection.rest()
+        if "upgrade" in connection.fields:
+            await connection.accept()
+            await connection.rest()
+        else:
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     async with raw_backend(accept) as url, running("", upstream=url) as run:
         expected = await cut_at(0, run.port)
@@ -190,7 +193,7 @@ async def test_who_still_sends_can_read_the_answer(head: bytes) -> None:
         client.end()
         client.writer.transport.resume_reading()
         answer = await client.answer()
-        assert answer.status in (400, 501)
+        assert answer.status in (400, 502)
         assert answer.headers["connection"] == "close"
 
 
