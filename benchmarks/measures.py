@@ -109,18 +109,11 @@ def idle(connections: int, seconds: float) -> Measure:
 
 
 def paced(connections: int, rate: int, seconds: float) -> list[Measure]:
-    """Two readings of one load; runs with the same load are done once."""
+    """Two readings of one load; measures with the same load share one run."""
     load = ("-m", "paced", "-c", str(connections), "-r", str(rate), "-T", str(seconds))
+    where = f"{connections:,} connections at {rate}/s"
     return [
-        Measure(
-            f"latency-{quantile}",
-            f"latency {quantile}, {connections:,} connections at {rate}/s",
-            "µs",
-            load,
-            latency(quantile),
-            connections,
-            on_direct=True,
-        )
+        Measure(f"latency-{quantile}", f"latency {quantile}, {where}", "µs", load, latency(quantile), connections, on_direct=True)
         for quantile in ("p50", "p99")
     ]
 
