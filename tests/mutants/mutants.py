@@ -1212,6 +1212,7 @@ LINGER = "proxy/server/linger.py"
 AT_THE_DOOR = "proxy/server/door.py"
 TUNNEL = "proxy/server/tunnel.py"
 UPGRADE = "proxy/server/upgrade.py"
+LIVE = "proxy/server/live.py"
 UPSTREAM = "proxy/server/upstream.py"
 APP = "proxy/app.py"
 METRICS = "proxy/metrics.py"
@@ -1237,14 +1238,14 @@ SERVER = (
     Mutant(
         "bound_of_the_head_depends_on_how_it_is_cut",
         AT_THE_DOOR,
-        "len(self._received) >= HEAD_SIZE + len(END_OF_HEAD)",
-        "len(self._received) > HEAD_SIZE",
+        "len(self._received) >= size + len(END_OF_HEAD)",
+        "len(self._received) > size",
         ("tests/server/test_door.py::test_a_head_of_16_kib_is_read_however_it_is_cut",),
     ),
     Mutant(
         "bytes_behind_the_head_allowed",
         AT_THE_DOOR,
-        "            if rest:\n",
+        "            if len(received) > end + len(END_OF_HEAD):\n",
         "            if False:\n",
         ("tests/server/test_door.py::test_every_bad_head_gets_its_answer_and_ends_its_connection",),
     ),
@@ -1258,7 +1259,7 @@ SERVER = (
     Mutant(
         "refused_at_the_door_without_lingering",
         AT_THE_DOOR,
-        "self._path.lingering.adopt(self._transport)",
+        "self._entrance.upgrades.lingering.adopt(self._transport)",
         "self._transport.close()",
         ("tests/server/test_door.py::test_who_still_sends_can_read_the_answer",),
     ),
@@ -1279,8 +1280,8 @@ SERVER = (
     ),
     Mutant(
         "seats_kept_until_a_close_is_answered",
-        UPGRADE,
-        "        self.store.release(self.held[tunnel])\n        if tunnel.meter",
+        LIVE,
+        "        self.store.release(held.grant)\n        if tunnel.meter",
         "        if tunnel.meter",
         ("tests/server/test_tunnel.py::test_a_seat_is_free_at_the_first_sign_of_the_end",),
     ),
