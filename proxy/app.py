@@ -9,7 +9,7 @@ import os
 import random
 import resource
 import signal
-import ssl
+import socket
 import time
 from collections.abc import Iterator
 from math import ceil
@@ -35,8 +35,9 @@ from proxy.server.door import Door, Entrance
 from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
-from proxy.server.sockets import Keepalive, listen_tcp
+from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
 from proxy.server.tls import server_context
+from proxy.server.tls_listener import TlsListener
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
 from proxy.wire.frames import CloseCode
@@ -74,7 +75,7 @@ class Gate:
         )
         self._entrance = self._build_entrance()
         self._exposition = self._build_exposition()
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsListener] = []
         self._admin: web.AppRunner | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweeps = 0
@@ -133,8 +134,10 @@ class Gate:
 
     def connections(self) -> int:
         """Client connections that are there now, whatever their state."""
-        parts = (self._entrance.doors, self._path.tasks, self._path.relays, self._passthrough, self.live.held, self._lingering)
-        return sum(len(part) for part in parts)
+        entrance = self._entrance
+        at_the_door = len(entrance.doors) + len(entrance.handshakes)
+        under_way = len(self._path.tasks) + len(self._path.relays) + len(self._passthrough)
+        return at_the_door + under_way + len(self.live.held) + len(self._lingering)
 
     async def start(self) -> None:
         """Open the admin port, then the public one. Raises OSError, with the address in its text, when one cannot be opened."""
@@ -153,21 +156,22 @@ class Gate:
 
     async def _open_public(self) -> Address:
         address = self._config.listen
-        context = self._tls()
+        tls = self._config.tls
+        context = None if tls is None else server_context(tls.certificate, tls.key)
         with _naming(address):
             if isinstance(address, UnixAddress):
-                self._servers = [await self._loop.create_unix_server(self._door, address.path, backlog=BACKLOG, ssl=context)]
-                return address
-            sockets = listen_tcp(address.host, address.port, self._keepalive, BACKLOG)
-            timeout = None if context is None else self._config.limits.head_timeout
-            for sock in sockets:
-                server = await self._loop.create_server(self._door, sock=sock, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=timeout)
-                self._servers.append(server)
-        return TcpAddress(address.host, sockets[0].getsockname()[1])
+                sockets = [listen_unix(address.path, BACKLOG)]
+            else:
+                sockets = listen_tcp(address.host, address.port, self._keepalive, BACKLOG)
+        opened = address if isinstance(address, UnixAddress) else TcpAddress(address.host, sockets[0].getsockname()[1])
+        for sock in sockets:
+            self._servers.append(await self._serve(sock) if context is None else TlsListener(sock, self._entrance, context))
+        return opened
 
-    def _tls(self) -> ssl.SSLContext | None:
-        tls = self._config.tls
-        return None if tls is None else server_context(str(tls.certificate), str(tls.key))
+    async def _serve(self, sock: socket.socket) -> asyncio.Server:
+        if sock.family == socket.AF_UNIX:
+            return await self._loop.create_unix_server(self._door, sock=sock, backlog=BACKLOG)
+        return await self._loop.create_server(self._door, sock=sock, backlog=BACKLOG)
 
     def _door(self) -> Door:
         return Door(self._entrance)
@@ -202,8 +206,8 @@ class Gate:
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        tables = (self._store, self._history, self._entrance.doors, self._entrance.capacity, self._path.tasks, self._path.relays)
-        return sum(len(table) for table in tables) + len(self._lingering) + len(self._passthrough)
+        tables = len(self._store) + len(self._history) + len(self._entrance.capacity)
+        return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
         """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait."""

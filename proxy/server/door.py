@@ -36,6 +36,7 @@ class Entrance:
     head_size: int = HEAD_SIZE
     head_timeout: float = HEAD_TIMEOUT
     doors: set[Door] = field(default_factory=set)
+    handshakes: dict[asyncio.Task[None], socket.socket] = field(default_factory=dict)  # of TLS, before the door
 
 
 class Door(asyncio.Protocol):
@@ -74,7 +75,8 @@ class Door(asyncio.Protocol):
         peername = self._transport.get_extra_info("peername")
         if isinstance(peername, tuple):
             return self._entrance.identifier.peer(peername[0])
-        if self._transport.get_extra_info("socket").family == socket.AF_UNIX:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
             return self._entrance.identifier.peer("")
         return None
 

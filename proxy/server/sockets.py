@@ -1,4 +1,4 @@
-"""Options of the sockets that tunnels run on: small frames go at once, and peers that vanished without a word are noticed.
+"""The sockets that tunnels run on: small frames go at once, and peers that vanished without a word are noticed.
 
 `TCP_USER_TIMEOUT` bounds how long written bytes may stay unacknowledged, and overrides `keepalive.count` (tcp(7)). Accepted sockets
 inherit all of it from the listening one, so it costs nothing per connection there.
@@ -7,7 +7,10 @@ inherit all of it from the listening one, so it costs nothing per connection the
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
+import stat
 from dataclasses import dataclass
 
 
@@ -68,3 +71,19 @@ def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list
             sock.close()
         raise
     return opened
+
+
+def listen_unix(path: str, backlog: int) -> socket.socket:
+    """Open a listening Unix socket; one that somebody has left behind is replaced. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -288,6 +288,8 @@ class UpgradePath:
         validate_101(answer.head, request)
         agreed = settle(answer.head.fields.get(b"sec-websocket-extensions", ()), offers, may_drop=self.meters.may_drop(principal))
         assert connection.grant is not None
+        for side in (transport, answer.transport):
+            side.set_write_buffer_limits(high=self.buffer)
         judge = None if connection.meter is None else connection.meter.charge
         tunnel = Tunnel(
             (transport, FrameWalker(masked=True, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=judge)),
@@ -296,7 +298,6 @@ class UpgradePath:
             meter=connection.meter,
             lingering=self.lingering,
             ends=self.live,
-            buffer=self.buffer,
         )
         self.live.add(tunnel, connection.grant, principal)
         connection.result = Result.ADMITTED

@@ -196,8 +196,6 @@ class AnswerRelay:
         self.client.write(_relayed_head(self._answer.head, self._framing))
         self._upstream.set_protocol(_AnswerWriter(self))
         self.receive(self._answer.rest)
-        if self._upstream.is_closing():  # it was lost before it was ours, and nobody will tell us
-            self.finish()
         if not self._finished and not self._paused:
             self._upstream.resume_reading()
 

@@ -1231,7 +1231,7 @@ SERVER = (
     Mutant(
         "peer_that_is_gone_is_trusted",
         AT_THE_DOOR,
-        'if self._transport.get_extra_info("socket").family == socket.AF_UNIX:',
+        "if sock is not None and sock.family == socket.AF_UNIX:",
         "if True:",
         ("tests/server/test_door.py::test_a_client_that_is_gone_when_we_look_cannot_say_who_it_is",),
     ),
