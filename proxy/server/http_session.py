@@ -3,7 +3,8 @@
 Every head on it is read here, by the reader that also stands at the door: no request is judged in two ways, and an upgrade behind
 ordinary requests never comes to aiohttp. aiohttp's protocol takes in bodies, holds the client back and runs the handler; of a request
 it is told no more than where its body ends, in a head of our own, so that there is nothing that it could read otherwise. One request is
-under way at a time: what comes behind it is read when its body is in and its answer is out.
+under way at a time: what comes behind it is kept until its body is in and its answer is out. The client is always read, so that it is
+noticed when it leaves; who sends too much ahead is answered once more and has to come again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from proxy.server.capacity import Place
 from proxy.server.upgrade import UpgradePath
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of_request
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
+
+MAX_AHEAD: Final = 64 * 1024  # bytes that are kept of requests behind the one under way
 
 _LINES: Final = b"POST / HTTP/1.1\r\nHost: gate\r\n"
 _CHUNKED: Final = _LINES + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -48,7 +51,7 @@ class Stage(Enum):
 class HttpSession(asyncio.Protocol):
     """One connection. `head`: of the request that is under way, or was last."""
 
-    __slots__ = ("_body", "_held", "_inner", "_place", "_received", "_sessions", "_timer", "_transport", "head", "peer", "stage")
+    __slots__ = ("_body", "_inner", "_overrun", "_place", "_received", "_sessions", "_timer", "_transport", "head", "peer", "stage")
 
     head: RequestHead
 
@@ -59,7 +62,7 @@ class HttpSession(asyncio.Protocol):
         self._received = b""  # of the next head, and what came with it
         self._body = BodyWalker(BodyFraming(length=0))
         self.stage = Stage.NONE
-        self._held = False  # the client sends on while it has an answer to wait for, and is not read
+        self._overrun = False  # the client sent too much ahead: nothing more of it counts
         self._timer: asyncio.TimerHandle | None = None
         self._place: Place | None = None
         self.peer = peer
@@ -116,7 +119,10 @@ class HttpSession(asyncio.Protocol):
     def answered(self) -> None:
         """The answer to the request is out, and another request may follow."""
         self.stage = Stage.ANSWERED
-        self._advance(0)
+        if self._overrun:
+            self.end()
+        else:
+            self._advance(0)
 
     def _advance(self, searched: int) -> None:
         """Read the next head, once the request before it is over. `searched`: bytes in which no end of a head begins."""
@@ -124,31 +130,22 @@ class HttpSession(asyncio.Protocol):
         if self.stage is Stage.ANSWERED and self._body.complete:
             self.stage = Stage.NONE
         if self.stage is not Stage.NONE:
-            self._hold()
+            if len(self._received) > MAX_AHEAD:
+                self._overrun = True
+            if self._overrun:
+                self._received = b""
             return
         end = self._received.find(END_OF_HEAD, searched)
         if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
             self.end(problem(431, f"the head is longer than {size} bytes"))
         elif end >= 0:
             self._head_received(end)
-        else:
-            self._go_on_reading()
+        elif self._received:
             self._wait_for_head()
-
-    def _hold(self) -> None:
-        """Requests that are sent ahead wait with the client, but for one chunk."""
-        if len(self._received) > self._sessions.head_size and not self._held:
-            self._held = True
-            self._transport.pause_reading()
-
-    def _go_on_reading(self) -> None:
-        if self._held:
-            self._held = False
-            self._transport.resume_reading()
 
     def _wait_for_head(self) -> None:
         """A part of a head is there: from now on it is pending, as at the door."""
-        if not self._received or self._timer is not None:
+        if self._timer is not None:
             return
         sessions = self._sessions
         self._place = sessions.upgrades.capacity.enter(self.peer.name)
@@ -177,7 +174,6 @@ class HttpSession(asyncio.Protocol):
         self.stage = Stage.ASKED
         self._body = BodyWalker(framing)
         self._inner.data_received(_framing_head(framing))
-        self._go_on_reading()
         if behind:
             self.data_received(behind)
 
@@ -185,7 +181,6 @@ class HttpSession(asyncio.Protocol):
         """An upgrade: nothing of aiohttp stays (DESIGN, "The door" 9)."""
         if behind:
             raise HandshakeError("bytes came behind the head of an upgrade")
-        self._go_on_reading()
         self._sessions.upgrades.begin(self._detach(), head, self.peer)
 
     def refuse_body(self, error: HandshakeError) -> None:
