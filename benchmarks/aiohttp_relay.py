@@ -30,6 +30,9 @@ async def forward(source: Socket, target: Socket) -> None:
 async def relay(request: web.Request) -> web.StreamResponse:
     if request.path.startswith("/refused/"):
         return web.Response(status=429)
+    if "Upgrade" not in request.headers:
+        async with request.app[SESSION].get(request.app[UPSTREAM].replace("ws", "http", 1) + request.path_qs) as answer:
+            return web.Response(status=answer.status, body=await answer.read())
     upstream = await request.app[SESSION].ws_connect(request.app[UPSTREAM] + request.path_qs, compress=0, max_msg_size=0)
     downstream = web.WebSocketResponse(compress=False, max_msg_size=0)
     await downstream.prepare(request)

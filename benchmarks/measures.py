@@ -47,7 +47,10 @@ class Measure:
             wrong["no answer with status"] = self.status
         if wrong:
             raise BenchmarkError(f"{self.key}: " + ", ".join(f"{name} {count}" for name, count in wrong.items()))
-        return self.read(answer)
+        value = self.read(answer)
+        if value <= 0:
+            raise BenchmarkError(f"{self.key}: {value} {self.unit} is no measurement")
+        return value
 
 
 COUNTS_OF_TROUBLE = ("bad", "bad_accept", "connect_errors", "timeouts", "lost", "closed_by_server", "gets_refused")
@@ -106,18 +109,18 @@ def idle(connections: int, seconds: float) -> Measure:
 
 
 def paced(connections: int, rate: int, seconds: float) -> list[Measure]:
-    """Two readings of one load; runs with the same load are done once."""
+    """Two readings of one load; measures with the same load share one run."""
     load = ("-m", "paced", "-c", str(connections), "-r", str(rate), "-T", str(seconds))
-    title = f"latency, {connections * rate:,} messages/s over {connections:,} connections"
+    where = f"{connections:,} connections at {rate}/s"
     return [
-        Measure(f"latency-{quantile}", f"{title}, {quantile}", "µs", load, latency(quantile), connections, on_direct=True)
+        Measure(f"latency-{quantile}", f"latency {quantile}, {where}", "µs", load, latency(quantile), connections, on_direct=True)
         for quantile in ("p50", "p99")
     ]
 
 
 def full_plan() -> list[Measure]:
-    small = [round_trip(connections, 64, 200_000) for connections in (100, 1000, 5000)]
-    large = [round_trip(connections, 65536, messages) for connections, messages in ((100, 10_000), (1000, 10_000), (5000, 20_000))]
+    small = [round_trip(connections, 64, 100_000) for connections in (100, 1000, 5000)]
+    large = [round_trip(connections, 65536, messages) for connections, messages in ((100, 5000), (1000, 5000), (5000, 10_000))]
     return [*small, *large, *upgrades(10_000), idle(5000, 2), *paced(1000, 10, 5)]
 
 

@@ -8,7 +8,7 @@ from benchmarks.report import Results, number
 
 REFERENCE = "nginx"
 COLOURS = {"wsgate": "#0b6e4f", "wsgate, no frame rules": "#6bbf59", "nginx": "#6c757d", "HAProxy": "#3a86c8", "aiohttp relay": "#e07a1f"}
-LABEL_WIDTH, BAR_WIDTH, BAR_HEIGHT, GROUP_GAP, TOP = 330, 420, 12, 14, 64
+LABEL_WIDTH, BAR_WIDTH, BAR_HEIGHT, GROUP_GAP, TOP = 350, 420, 12, 14, 64
 LONGEST = 6.0  # times the reference; a longer bar is cut off and says its number
 
 Bars = list[tuple[str, float]]

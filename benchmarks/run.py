@@ -26,7 +26,18 @@ from benchmarks import measures, report
 from benchmarks.measures import Measure
 from benchmarks.plot import svg
 from benchmarks.report import Results, Row, Sample
-from benchmarks.subjects import ROOT, SUBJECTS, BenchmarkError, Cores, Tools, echo_server, on_cores, open_files, share_out
+from benchmarks.subjects import (
+    ROOT,
+    SUBJECTS,
+    BenchmarkError,
+    Cores,
+    Tools,
+    echo_server,
+    end_children,
+    on_cores,
+    open_files,
+    share_out,
+)
 
 LOAD_SOURCES = ROOT / "benchmarks" / "load"
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -100,16 +111,15 @@ def measure_all(arguments: argparse.Namespace) -> Results:
     samples: list[Sample] = []
     failures: list[str] = []
     began = time.monotonic()
-    with echo_server(tools, cores) as backend:
-        for number in range(rounds):
-            for same_load in by_load(plan):
-                print(f"bench: round {number + 1} of {rounds}: {same_load[0].title}", file=sys.stderr, flush=True)
-                for subject in subjects:
-                    try:
-                        samples += measure(same_load, subject, number, tools, cores, backend.port)
-                    except BenchmarkError as error:
-                        failures.append(f"{subject}, round {number + 1}: {error}")
-                        print(f"bench: {failures[-1]}", file=sys.stderr, flush=True)
+    for number in range(rounds):
+        for same_load in by_load(plan):
+            print(f"bench: round {number + 1} of {rounds}: {same_load[0].title}", file=sys.stderr, flush=True)
+            for subject in subjects:
+                try:
+                    samples += measure(same_load, subject, number, tools, cores)
+                except BenchmarkError as error:
+                    failures.append(f"{subject}, round {number + 1}: {error}")
+                    print(f"bench: {failures[-1]}", file=sys.stderr, flush=True)
     facts = {**machine(arguments, cores), "run": f"{rounds} rounds in {(time.monotonic() - began) / 60:.1f} minutes"}
     return Results(facts, [Row(one.key, one.title, one.unit) for one in plan], subjects, samples, failures)
 
@@ -141,12 +151,12 @@ def by_load(plan: Sequence[Measure]) -> Iterator[list[Measure]]:
     yield from loads.values()
 
 
-def measure(same_load: Sequence[Measure], subject: str, number: int, tools: Tools, cores: Cores, upstream: int) -> list[Sample]:
+def measure(same_load: Sequence[Measure], subject: str, number: int, tools: Tools, cores: Cores) -> list[Sample]:
     """One load on one subject. Raises BenchmarkError."""
     wanted = [one for one in same_load if subject != "direct" or one.on_direct]
     if not wanted:
         return []
-    with SUBJECTS[subject](tools, cores, upstream) as running:
+    with echo_server(tools, cores) as backend, SUBJECTS[subject](tools, cores, backend.port) as running:
         for one in (measures.warm_up(wanted[0]), wanted[0]):
             answer = generate(tools, cores, measures.arguments(one, running.port, running.pid))
     return [Sample(one.key, subject, number, one.value(answer)) for one in wanted]
@@ -220,4 +230,7 @@ def first_line(*command: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        end_children()

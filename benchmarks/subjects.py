@@ -1,4 +1,4 @@
-"""What is measured: each proxy with its configuration, started alone on a core of its own in front of one echo server.
+"""What is measured: each proxy with its configuration, started alone on a core of its own in front of an echo server.
 
 Every subject forwards all paths, and refuses /refused/... with 429. It is started anew for each measurement, so that none carries
 what an earlier one left behind.
@@ -82,11 +82,11 @@ def process(command: Sequence[str | Path], cores: frozenset[int], log: Path) -> 
     try:
         yield server
     finally:
-        server.terminate()
+        os.kill(server.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT
         while not has_ended(server.pid) and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.killpg(server.pid, signal.SIGKILL)  # before the wait, while the number cannot be anybody else's
+        os.killpg(server.pid, signal.SIGKILL)  # before the wait (and no poll anywhere): the number cannot be anybody else's yet
         server.wait()
 
 
@@ -95,11 +95,19 @@ def has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def end_children() -> None:
+    """End what is left when we leave: a signal may come between the start of a server and the place that would end it."""
+    for pid in children_of(os.getpid()):
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                end(pid, signal.SIGKILL)
+
+
 def until(is_so: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for a server that starts. Raises BenchmarkError with its last words when it does not."""
     deadline = time.monotonic() + START_TIMEOUT
     while not is_so():
-        if server.poll() is not None or time.monotonic() > deadline:
+        if has_ended(server.pid) or time.monotonic() > deadline:
             words = log.read_text(errors="replace").strip().splitlines()[-3:]
             raise BenchmarkError(f"it does not start: {' / '.join(words) or 'no output'}")
         time.sleep(0.005)
@@ -118,10 +126,8 @@ def accepts(port: int) -> bool:
     return True
 
 
-def worker_of(pid: int) -> int:
-    """The only child of a master process."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0]) if children else pid
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextlib.contextmanager
@@ -226,7 +232,8 @@ def nginx(tools: Tools, cores: Cores, upstream: int) -> Iterator[Running]:
     port, config = free_port(), tools.scratch / "nginx.conf"
     config.write_text(NGINX.format(scratch=tools.scratch, port=port, upstream=upstream, files=open_files() - 100))
     with listening([tools.nginx, "-e", "stderr", "-p", tools.scratch, "-c", config], cores, tools, port) as server:
-        yield Running(port, worker_of(server.pid))
+        until(lambda: bool(children_of(server.pid)), server, tools.scratch / "proxy.log")  # the master listens before it has a worker
+        yield Running(port, children_of(server.pid)[0])
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ lines a second are written and the rest is counted, in a line of its own. So a f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Hashable
@@ -93,4 +94,5 @@ class Log:
         else:
             told = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
             line = f"{now} {level.name:7} {event}{told}"
-        print(line, file=self._stream or sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads any more (a pipe into `head`); that is no reason to stop
+            print(line, file=self._stream or sys.stderr, flush=True)

@@ -210,6 +210,7 @@ async def test_a_stop_in_the_middle_of_a_frame_waits_for_its_end() -> None:
         assert await one.client.exactly(500) == frame[:500]
         stopping = asyncio.create_task(one.run.gate.stop())
         assert (await one.backend.frame())[0] == 0x88
+        await asyncio.sleep(0.05)  # some more of the stop's rounds
         await one.backend.send(frame[500:])
         assert await one.client.exactly(len(frame) - 500) == frame[500:]
         assert (await one.client.frame())[0] == 0x88

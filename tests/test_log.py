@@ -30,3 +30,12 @@ def test_it_goes_to_the_standard_error_of_the_moment(capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert json.loads(captured.err)["event"] == "hello"
     assert captured.out == ""
+
+
+class BrokenPipe(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_that_is_gone_stops_nothing() -> None:
+    Log(BrokenPipe()).info("stopping")

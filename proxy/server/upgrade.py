@@ -249,7 +249,6 @@ class UpgradePath:
         try:
             if answer.head.status != SWITCHING_PROTOCOLS:
                 connection.result = Result.UPSTREAM_REJECTED
-                self._give_back(connection)
                 relay = AnswerRelay(answer, transport, self._relayed)
                 self.relays.add(relay)
                 relay.begin()

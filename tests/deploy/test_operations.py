@@ -12,19 +12,20 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from websockets.asyncio.client import connect
 
 from proxy.config import load
 from tests.support.backends import echo_backend
 from tests.support.gate import running
-from websockets.asyncio.client import connect
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "deploy"))
 
 
 @pytest.fixture(scope="module")
 def programs() -> dict[str, Path]:
-    return dev.programs(dev.home_folder(), "prometheus", "promtool")
+    names = ["promtool", "prometheus"]
+    done = subprocess.run([sys.executable, ROOT / "deploy" / "dev.py", "fetch", *names], capture_output=True, text=True, check=True)
+    return dict(zip(names, (Path(line) for line in done.stdout.split()), strict=True))
 
 
 def test_prometheus_configuration_and_rules_are_right(programs: dict[str, Path]) -> None:

@@ -102,12 +102,14 @@ def is_run(item: pytest.Function) -> bool:
     return item.path == Path(__file__) and "outcomes" in item.fixturenames
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [pytest.param(UNCHANGED, id=UNCHANGED.name)])
 def test_the_package_as_it_is_passes(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[mutant.name].result()
     assert outcome.exit == PASSED, outcome.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS])
 def test_the_mutant_is_killed(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[mutant.name].result()

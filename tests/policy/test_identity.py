@@ -663,6 +663,7 @@ class TestForwarded:
         assert client("10.0.0.1", 'for=203.0.113.7;host="x,for=6.6.6.6;y=";proto=http', header=b"forwarded") == "203.0.113.7"
 
     @given(st.lists(st.sampled_from(["for=", "1.1.1.1", '"', "\\", ",", ";", " ", "=", "x", "[::1]"]), max_size=12).map("".join))
+    @example('for=1.1.1.1,"')
     @settings(max_examples=300, deadline=None)
     def test_nothing_that_a_client_wrote_before_hides_what_the_proxy_adds(self, theirs: str) -> None:
         line = f'{theirs}, for=203.0.113.7;proto=http;host="h"'

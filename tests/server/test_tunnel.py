@@ -345,8 +345,10 @@ async def test_a_close_of_ours_waits_for_the_end_of_a_frame() -> None:
         message = theirs(BINARY, bytes(1000))
         await one.backend.send(message[:500])
         assert await one.client.exactly(500) == message[:500]
-        await one.client.send(TOO_LARGE)
+        await one.client.send(TOO_LARGE + MASKED)
         assert await close_code(one.backend) == 1009
+        await one.client.send(MASKED)
+        await until(lambda: one.run.gate.live.traffic().messages_in == 3)
         await one.backend.send(message[500:700])
         assert await one.client.exactly(200) == message[500:700]
         await one.backend.send(message[700:] + NOT_MASKED + message[:500])  # of what comes in one chunk, whole frames pass
@@ -354,6 +356,7 @@ async def test_a_close_of_ours_waits_for_the_end_of_a_frame() -> None:
         assert await one.client.raw_frame() == NOT_MASKED
         assert await close_code(one.client) == 4009
         assert await at_the_end(one.client) == b""
+        assert await at_the_end(one.backend) == b""  # nothing that the client sent behind our Close
 
 
 @pytest.mark.parametrize("also", [b"", ours(CLOSE, close_payload(1000))], ids=["", "a_close_wins_no_time"])
