@@ -26,7 +26,18 @@ from benchmarks import measures, report
 from benchmarks.measures import Measure
 from benchmarks.plot import svg
 from benchmarks.report import Results, Row, Sample
-from benchmarks.subjects import ROOT, SUBJECTS, BenchmarkError, Cores, Tools, echo_server, on_cores, open_files, share_out
+from benchmarks.subjects import (
+    ROOT,
+    SUBJECTS,
+    BenchmarkError,
+    Cores,
+    Tools,
+    echo_server,
+    end_children,
+    on_cores,
+    open_files,
+    share_out,
+)
 
 LOAD_SOURCES = ROOT / "benchmarks" / "load"
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -219,4 +230,7 @@ def first_line(*command: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        end_children()

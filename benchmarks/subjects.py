@@ -95,6 +95,14 @@ def has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def end_children() -> None:
+    """End what is left when we leave: a signal may come between the start of a server and the place that would end it."""
+    for pid in children_of(os.getpid()):
+        for end in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError):
+                end(pid, signal.SIGKILL)
+
+
 def until(is_so: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for a server that starts. Raises BenchmarkError with its last words when it does not."""
     deadline = time.monotonic() + START_TIMEOUT

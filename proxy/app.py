@@ -109,7 +109,7 @@ class Gate:
             buffer=config.tunnel.buffer,
             scheme=scheme,
         )
-        self._passthrough = Passthrough(routes, config.upstreams, identifier, self._path, scheme)
+        self._passthrough = Passthrough(self._path, self._keepalive, limits.head_size, limits.head_timeout)
         return Entrance(
             self._path,
             self._passthrough,

@@ -1,11 +1,14 @@
-"""RFC 9112 §6, §7.1: where the body of a response ends. Bytes are passed on as they came; only their extent is read."""
+"""RFC 9112 §6, §7.1: where the body of a message ends. Bytes are passed on as they came; only their extent is read.
+
+Two readers that find different ends take one message for two (request smuggling), so what is ambiguous is refused, never resolved.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.wire.handshake import HandshakeError, ResponseHead, list_tokens
+from proxy.wire.handshake import HandshakeError, RequestHead, ResponseHead, list_tokens
 
 MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length
 MAX_CHUNK_LINE: Final = 4096  # bytes of a chunk's size line or of a trailer line
@@ -35,6 +38,28 @@ def framing_of(head: ResponseHead) -> BodyFraming:
     if len(lengths) > 1 or not (text := lengths.pop()).isdigit() or len(text) > MAX_LENGTH_DIGITS:
         raise HandshakeError("upstream: Content-Length is not one number", 502)
     return BodyFraming(length=int(text))
+
+
+def framing_of_request(head: RequestHead) -> BodyFraming:
+    """The framing of a request: chunked, or a length, which is 0 where nothing is said. RFC 9112 §6.3.
+
+    Raises HandshakeError: 501 for a transfer coding other than chunked, else 400 for all that could be read in two ways.
+    """
+    codings = head.fields.get(b"transfer-encoding", ())
+    lengths = head.fields.get(b"content-length", ())
+    if codings:
+        if lengths:
+            raise HandshakeError("Transfer-Encoding and Content-Length do not go together")
+        if head.version != b"HTTP/1.1":
+            raise HandshakeError("HTTP/1.0 has no Transfer-Encoding")
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise HandshakeError("a Transfer-Encoding other than chunked", 501)
+        return BodyFraming(chunked=True)
+    if not lengths:
+        return BodyFraming(length=0)
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS:
+        raise HandshakeError("Content-Length is not one number")
+    return BodyFraming(length=int(lengths[0]))
 
 
 class BodyWalker:

@@ -172,9 +172,7 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
         raise _upgrade_required(_NEEDS_HTTP_1_1)
     if not head.target.startswith(b"/"):
         raise HandshakeError("request target is not a path")
-    host = _only(fields, b"host", "Host")
-    if not host or host.translate(None, _HOST):
-        raise HandshakeError("Host is not a host name")
+    host = validate_host(fields)
     if b"upgrade" not in fields:
         raise _upgrade_required("Upgrade: websocket is missing (does a proxy in front remove it?)")
     if _only(fields, b"upgrade", "Upgrade").lower() != b"websocket":
@@ -188,6 +186,14 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     if fields.get(b"sec-websocket-version") != [WEBSOCKET_VERSION]:
         raise _upgrade_required("Sec-WebSocket-Version is not 13")
     return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(fields.get(b"sec-websocket-protocol", ()))))
+
+
+def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+    """The one Host of an HTTP/1.1 request. RFC 9112 §3.2. Raises HandshakeError (400)."""
+    host = _only(fields, b"host", "Host")
+    if not host or host.translate(None, _HOST):
+        raise HandshakeError("Host is not a host name")
+    return host
 
 
 def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
