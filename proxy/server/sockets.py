@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -74,9 +75,10 @@ def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list
 
 
 def listen_unix(path: str, backlog: int) -> socket.socket:
-    """Open a listening Unix socket; one that somebody has left behind is replaced. Raises OSError."""
+    """Open a listening Unix socket; one that somebody has left behind is replaced, one that somebody listens on is his. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
+            _refuse_live_socket(path)
             os.remove(path)
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -87,3 +89,12 @@ def listen_unix(path: str, backlog: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _refuse_live_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
