@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.sockets import Keepalive
-from proxy.server.tls import server_name, upstream_context
+from proxy.server.tls import keep_the_end, server_name, upstream_context
 from proxy.server.upstream import UpstreamError
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
@@ -108,7 +108,10 @@ class _BoundedDials(aiohttp.BaseConnector):
             raise UpstreamError("too many connections to the upstream are under way", 503)
         self.pending += 1
         try:
-            return await super()._create_connection(req, traces, timeout)
+            protocol = await super()._create_connection(req, traces, timeout)
+            if protocol.transport is not None and protocol.transport.get_extra_info("sslcontext") is not None:
+                keep_the_end(protocol.transport)
+            return protocol
         finally:
             self.pending -= 1
 
