@@ -50,6 +50,7 @@ GOING_DOWN: Final = "the gate is going down"
 STOP_STEP: Final = 0.02  # seconds
 BACKLOG: Final = 4096  # connections that the kernel may hold for us; it has a bound of its own
 GC_THRESHOLD: Final = 50_000  # allocations between two young collections: tunnels live long, and full passes over them cost
+MOST_FILES: Final = 1 << 20  # where there is no hard limit: what Linux allows by default (fs.nr_open)
 OWN_FILES: Final = 128  # open files that are nobody's connection
 
 
@@ -342,8 +343,9 @@ async def _serve(config: Config, log: Log) -> int:
 def open_files() -> int:
     """Raise the number of files that we may open to the hard limit. Returns that number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return files
 
 
 def connections_for(files: int) -> int:

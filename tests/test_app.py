@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.app import Gate, connections_for
+from proxy.app import Gate, connections_for, open_files
 from proxy.config import parse
 from proxy.log import Log
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
@@ -402,6 +403,15 @@ async def test_who_comes_in_while_it_drains_is_let_go_too(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("files", "fit"), [(1128, 500), (128, 1), (1, 1), (1_048_576, 524_224)])
 def test_each_client_may_need_two_files(files: int, fit: int) -> None:
     assert connections_for(files) == fit
+
+
+@pytest.mark.parametrize(("hard", "files"), [(4096, 4096), (resource.RLIM_INFINITY, 1 << 20)])
+def test_the_soft_limit_of_files_is_raised_to_the_hard_one(hard: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert open_files() == files
+    assert raised == [(files, hard)]
 
 
 async def test_a_stop_in_the_middle_of_a_frame_waits_for_its_end() -> None:

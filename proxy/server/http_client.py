@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.sockets import Keepalive
-from proxy.server.tls import server_name, upstream_context
+from proxy.server.tls import keep_the_end, server_name, upstream_context
 from proxy.server.upstream import UpstreamError
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
@@ -78,8 +81,22 @@ class HttpClient:
         await self._session.close()
 
 
+class _Answers(ResponseHandler):
+    """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        body = self._payload
+        super().connection_lost(exc)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the connection ended before the body"))
+
+
 class _Request(aiohttp.ClientRequest):
-    """A body that waits for a 100 does not wait for ever."""
+    """The head does not wait for the body, and a body that waits for a 100 does not wait for ever."""
+
+    async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
+        writer.send_headers()
+        await super().write_bytes(writer, conn, content_length)
 
     def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 -- aiohttp's signature
         super().update_expect_continue(expect)
@@ -93,10 +110,14 @@ def _go_on(waiter: asyncio.Future[bool]) -> None:
 
 
 class _BoundedDials(aiohttp.BaseConnector):
-    """A connector that refuses to open too many connections at once."""
+    """A connector that refuses to open more than `max_pending` connections at once."""
 
-    max_pending: int
-    pending = 0
+    def __init__(self, *, max_pending: int, **options: Any) -> None:
+        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, **options)
+        answers: Callable[..., ResponseHandler] = _Answers
+        self._factory = partial(answers, loop=self._loop)
+        self.max_pending = max_pending
+        self.pending = 0
 
     async def _create_connection(
         self,
@@ -108,7 +129,10 @@ class _BoundedDials(aiohttp.BaseConnector):
             raise UpstreamError("too many connections to the upstream are under way", 503)
         self.pending += 1
         try:
-            return await super()._create_connection(req, traces, timeout)
+            protocol = await super()._create_connection(req, traces, timeout)
+            if protocol.transport is not None and protocol.transport.get_extra_info("sslcontext") is not None:
+                keep_the_end(protocol.transport)
+            return protocol
         finally:
             self.pending -= 1
 
@@ -123,16 +147,11 @@ class _UnixConnector(_BoundedDials, aiohttp.UnixConnector):
 
 def _connector(upstream: Upstream, keepalive: Keepalive) -> aiohttp.BaseConnector:
     address = upstream.address
-    connector: _BoundedDials
     if isinstance(address, UnixAddress):
-        connector = _UnixConnector(address.path, limit=0, keepalive_timeout=KEEP_ALIVE)
-    else:
-        context = upstream_context(upstream)
-        connector = _TcpConnector(
-            limit=0, keepalive_timeout=KEEP_ALIVE, ssl=True if context is None else context, socket_factory=_sockets(keepalive)
-        )
-    connector.max_pending = upstream.max_pending
-    return connector
+        return _UnixConnector(path=address.path, max_pending=upstream.max_pending)
+    context = upstream_context(upstream)
+    ssl = True if context is None else context
+    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), max_pending=upstream.max_pending)
 
 
 def _sockets(keepalive: Keepalive) -> Callable[[Any], socket.socket]:

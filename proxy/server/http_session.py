@@ -2,7 +2,7 @@
 
 Every head on it is read here, by the reader that also stands at the door: no request is judged in two ways, and an upgrade behind
 ordinary requests never comes to aiohttp. aiohttp's protocol takes in bodies, holds the client back and runs the handler; of a request
-it is told no more than where its body ends, in a head of our own, so that there is nothing that it could read otherwise. One request is
+it is told no more than where its body ends, in framing of our own, so that there is nothing that it could read otherwise. One request is
 under way at a time: what comes behind it is kept until its body is in and its answer is out. The client is always read, so that it is
 noticed when it leaves; who sends too much ahead is answered once more and has to come again.
 """
@@ -19,13 +19,15 @@ from aiohttp import web
 from proxy.policy.identity import Peer
 from proxy.server.answers import problem, unavailable
 from proxy.server.capacity import Place
+from proxy.server.sockets import reset_at_close
 from proxy.server.upgrade import UpgradePath
-from proxy.wire.body import BodyFraming, BodyWalker, framing_of_request
+from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
 
 MAX_AHEAD: Final = 64 * 1024  # bytes that are kept of requests behind the one under way
 
 _LINES: Final = b"POST / HTTP/1.1\r\nHost: gate\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 _CHUNKED: Final = _LINES + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -60,7 +62,7 @@ class HttpSession(asyncio.Protocol):
         self._inner = inner
         self._transport = transport
         self._received = b""  # of the next head, and what came with it
-        self._body = BodyWalker(BodyFraming(length=0))
+        self._body = RequestBody(BodyFraming(length=0))
         self.stage = Stage.NONE
         self._overrun = False  # the client sent too much ahead: nothing more of it counts
         self._timer: asyncio.TimerHandle | None = None
@@ -80,17 +82,23 @@ class HttpSession(asyncio.Protocol):
         body = self._body
         if not body.complete:
             try:
-                piece = body.receive_data(data)
-            except HandshakeError:
-                self.refuse_body(HandshakeError("the chunks of the body cannot be read"))
+                content, data = body.receive_data(data)
+            except HandshakeError as error:
+                self.refuse_body(error)
                 return
-            self._inner.data_received(piece)
-            if len(piece) == len(data) and not body.complete:
+            self._inner.data_received(self._framed(content))
+            if not body.complete:
                 return
-            data = data[len(piece) :]
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
         self._advance(searched)
+
+    def _framed(self, content: bytes) -> bytes:
+        """A part of the body as aiohttp is to read it."""
+        if not self._body.chunked:
+            return content
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return chunk + _LAST_CHUNK if self._body.complete else chunk
 
     def eof_received(self) -> None:
         """Who sends no more is gone: nothing tells half a close from a whole one."""
@@ -172,7 +180,7 @@ class HttpSession(asyncio.Protocol):
             return
         self.head = head
         self.stage = Stage.ASKED
-        self._body = BodyWalker(framing)
+        self._body = RequestBody(framing)
         self._inner.data_received(_framing_head(framing))
         if behind:
             self.data_received(behind)
@@ -199,7 +207,10 @@ class HttpSession(asyncio.Protocol):
 
     def cut_off(self) -> None:
         """End in the middle of an answer, or of whatever is under way, so that nobody takes it for the whole."""
-        self._detach().abort()
+        transport = self._detach()
+        if self.stage is Stage.ANSWERING and self.head.version == b"HTTP/1.0":
+            reset_at_close(transport)  # an orderly end would be the end of the body
+        transport.abort()
 
     def end(self, answer: bytes = b"") -> None:
         """Say the last word, unless it is said already, and let the client leave."""

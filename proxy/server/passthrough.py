@@ -211,9 +211,6 @@ class _Upload:
         except TimeoutError:
             self._session.refuse_body(HandshakeError(f"no byte of the body came for {BODY_TIMEOUT:g} s", 408))
             raise
-        except web.RequestPayloadError:
-            self._session.refuse_body(HandshakeError("the chunks of the body cannot be read"))
-            raise
 
 
 def _is_kept_alive(head: RequestHead) -> bool:
@@ -225,7 +222,7 @@ def _is_kept_alive(head: RequestHead) -> bool:
 
 
 def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDict[str]:
-    """The client's end-to-end headers, in order and as spelled, without what belongs to an upgrade; our forwarding headers."""
+    """The client's end-to-end headers, in order and as spelled first, without what belongs to an upgrade; our forwarding headers."""
     fields = head.fields
     host = validate_host(fields) if head.version == b"HTTP/1.1" or b"host" in fields else b""
     forwarded = forwarding_headers(peer, fields, host=host, proto=scheme)
@@ -233,10 +230,12 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
     headers: CIMultiDict[str] = CIMultiDict()
     if host:
         headers["Host"] = _text(host)
+    spelled: dict[bytes, str] = {}  # of a name that is there twice in two spellings aiohttp would lose the first
     for name, value in end_to_end(head.headers, fields):
-        folded = name.lower().replace(b"_", b"-")
+        lower = name.lower()
+        folded = lower.replace(b"_", b"-")
         if folded not in owned and not folded.startswith(b"sec-websocket-"):
-            headers.add(_text(name), _text(value))
+            headers.add(spelled.setdefault(lower, _text(name)), _text(value))
     for name, value in forwarded:
         headers.add(_text(name), _text(value))
     for length in fields.get(b"content-length", ()):

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 import stat
 from dataclasses import dataclass
 
@@ -48,6 +49,15 @@ class Keepalive:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, self.idle)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.user_timeout * 1000))
+
+
+def reset_at_close(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel end a connection with RST instead of FIN once it is closed, where there is such a thing."""
+    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        sock.detach()
 
 
 def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list[socket.socket]:

@@ -142,6 +142,17 @@ def _parse_head(data: bytes) -> tuple[bytes, tuple[Header, ...], dict[bytes, lis
     return lines[0], tuple(headers), fields
 
 
+def check_field_line(line: bytes) -> None:
+    """Raises HandshakeError for what is not `Name: value`, without its CRLF."""
+    _parse_head(b"\r\n" + line)
+
+
+def check_text(text: bytes) -> None:
+    """Raises HandshakeError for control bytes (RFC 9110 §5.5)."""
+    if text.translate(None, _LINE):
+        raise HandshakeError("a control byte")
+
+
 def index_headers(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
     """Lower-case name -> all values, in order."""
     fields: dict[bytes, list[bytes]] = {}

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ async def answer_of(answer: bytes, line: str = "GET /") -> HttpAnswer:
 
     async with raw_backend(write) as url, running("", upstream=url) as run, raw_client(run.port) as client:
         await client.send(request(line))
-        found = await next_answer(client, line.split(" ")[0])
+        found = await next_answer(client, line.partition(" ")[0])
         client.end()
         await run.quiet()
         return found
@@ -73,7 +74,8 @@ async def answer_of(answer: bytes, line: str = "GET /") -> HttpAnswer:
 
 
 @pytest.mark.parametrize(
-    "method", ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "M-SEARCH", "SOURCE", "PRI", "BREW", "X-1!#$%&'*+.^_`|~"]
+    "method",
+    ["GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "M-SEARCH", "SOURCE", "PRI", "BREW", "X-1!#$%&'*+.^_`|~"],
 )
 @pytest.mark.parametrize("body", [b"", b"hello"])
 async def test_any_method_comes_through(method: str, body: bytes) -> None:
@@ -106,7 +108,7 @@ async def test_any_method_comes_through(method: str, body: bytes) -> None:
         "/a@b",
         "/a;b;c=d",
         "/a\\b",
-        "/a|b^c`d{e}\"f<g>",
+        '/a|b^c`d{e}"f<g>',
         "/?a=b&a=b&;=&&",
         "/?q=/../%2e%2e//",
         "/?u=http://x/?y",
@@ -197,7 +199,7 @@ async def test_headers_go_upstream_as_they_came() -> None:
         "User-Agent: curl/8.5.0",
         "Accept-Encoding: br;q=1.0, gzip;q=0.8",
         "Range: bytes=0-1",
-        "If-None-Match: \"x\"",
+        'If-None-Match: "x"',
         "Origin: https://other.test",
         "Via: 1.0 fred",
         "X-Unicode: h\u00c3\u00a9",
@@ -205,7 +207,12 @@ async def test_headers_go_upstream_as_they_came() -> None:
         "x_under_score: 1",
     ]
     got, _ = await exchange(request("GET /", *sent))
-    assert got.lines == ["GET / HTTP/1.1", "Host: gate.test", *[line.replace(":   ", ": ").rstrip("\t ") + " " * line.endswith(":") for line in sent], *OURS]
+    assert got.lines == [
+        "GET / HTTP/1.1",
+        "Host: gate.test",
+        *[line.replace(":   ", ": ").rstrip("\t ") + " " * line.endswith(":") for line in sent],
+        *OURS,
+    ]
 
 
 async def test_no_line_of_a_name_is_lost_when_it_is_spelled_in_two_ways() -> None:
@@ -274,7 +281,17 @@ async def test_what_belongs_to_an_upgrade_ends_here() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["X_Forwarded_For", "x-forwarded_proto", "X_FORWARDED-HOST", "Content_Length", "Transfer_Encoding", "Connection_", "Te_", "Upgrade_", "Http2_Settings"],
+    [
+        "X_Forwarded_For",
+        "x-forwarded_proto",
+        "X_FORWARDED-HOST",
+        "Content_Length",
+        "Transfer_Encoding",
+        "Connection_",
+        "Te_",
+        "Upgrade_",
+        "Http2_Settings",
+    ],
 )
 async def test_a_name_that_others_take_for_ours_is_dropped(name: str) -> None:
     got, _ = await exchange(request("GET /", f"{name}: 5"))
@@ -283,7 +300,12 @@ async def test_a_name_that_others_take_for_ours_is_dropped(name: str) -> None:
 
 
 async def test_a_stranger_is_not_believed_about_whom_it_speaks_for() -> None:
-    told = ["X-Forwarded-For: 203.0.113.9", "X-Forwarded-Host: evil.test", "X-Forwarded-Proto: https", "Forwarded: for=203.0.113.9;proto=https"]
+    told = [
+        "X-Forwarded-For: 203.0.113.9",
+        "X-Forwarded-Host: evil.test",
+        "X-Forwarded-Proto: https",
+        "Forwarded: for=203.0.113.9;proto=https",
+    ]
     got, _ = await exchange(request("GET /", *told))
     assert got.lines == ["GET / HTTP/1.1", "Host: gate.test", *OURS]
 
@@ -321,7 +343,7 @@ async def test_a_body_of_known_length_keeps_it(method: str, size: int) -> None:
 
 
 async def test_a_chunked_body_stays_chunked() -> None:
-    chunks = b"5;ext=1;q=\"a;b\"\r\nhello\r\n1\r\n \r\nA\r\nworld\r\n\r\n!\r\n000\r\nX-Trailer: 1\r\nContent-Length: 3\r\n\r\n"
+    chunks = b'5;ext=1;q="a;b"\r\nhello\r\n1\r\n \r\nA\r\nworld\r\n\r\n!\r\n000\r\nX-Trailer: 1\r\nContent-Length: 3\r\n\r\n'
     got, _ = await exchange(request("POST /", "Transfer-Encoding: Chunked", body=chunks))
     assert got.body == b"hello world\r\n\r\n!"
     assert got.values("Transfer-Encoding") == ["chunked"]
@@ -467,9 +489,9 @@ async def test_an_answer_comes_back_as_it_was_sent() -> None:
         "Date: Sun, 22 Nov 2026 00:00:00 GMT",
         "server: theirs",
         "Set-Cookie: a=1; Path=/; HttpOnly",
-        "SET-COOKIE: b=\"2\"; SameSite=None",
+        'SET-COOKIE: b="2"; SameSite=None',
         "Location: //other.test/../x?",
-        "ETag: W/\"x\"",
+        'ETag: W/"x"',
         "Content-Type: text/plain",
         "Vary: Origin",
         "Vary: Accept",
@@ -483,7 +505,9 @@ async def test_an_answer_comes_back_as_it_was_sent() -> None:
     assert answer.body == b"abc"
 
 
-@pytest.mark.parametrize("status", [200, 201, 204, 206, 299, 301, 302, 303, 304, 307, 308, 400, 401, 404, 407, 416, 418, 426, 429, 500, 503, 599, 999])
+@pytest.mark.parametrize(
+    "status", [200, 201, 204, 206, 299, 301, 302, 303, 304, 307, 308, 400, 401, 404, 407, 416, 418, 426, 429, 500, 503, 599, 999]
+)
 async def test_every_status_comes_back(status: int) -> None:
     body = b"" if status in (204, 304) else b"ok"
     length = b"" if status in (204, 304) else b"Content-Length: 2\r\n"
@@ -498,7 +522,6 @@ async def test_every_status_comes_back(status: int) -> None:
     [
         (b"Content-Length: 5\r\n", b"hello", b"Content-Length: 5"),
         (b"content-length: 0\r\n", b"", b"Content-Length: 0"),
-        (b"Content-Length: 5\r\nContent-Length: 5\r\n", b"hello", b"Content-Length: 5"),
         (b"Transfer-Encoding: chunked\r\n", b"5;x\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n", b"Transfer-Encoding: chunked"),
         (b"", b"hello", b"Transfer-Encoding: chunked"),
     ],
@@ -538,7 +561,9 @@ async def test_what_belongs_to_the_backends_connection_ends_here() -> None:
 
 async def test_a_compressed_answer_is_not_unpacked() -> None:
     packed = gzip.compress(b"hello " * 1000)
-    _, answer = await exchange(request("GET /"), answer=b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    _, answer = await exchange(
+        request("GET /"), answer=b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    )
     assert (answer.body, answer.headers["content-encoding"]) == (packed, "gzip")
 
 
@@ -633,6 +658,7 @@ async def test_a_slow_reader_gets_the_end_of_a_last_answer() -> None:
         b"HTTP/1.1 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nab",
@@ -691,8 +717,10 @@ async def test_half_an_answer_never_looks_whole(part: bytes, how: str) -> None:
     async with waiting() as (run, arrived, client):
         await client.send(request("GET /"))
         backend = await next_of(arrived)
-        await backend.send(b"HTTP/1.1 200 OK\r\n" + part)
+        head, _, body = part.partition(b"\r\n\r\n")
+        await backend.send(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
         assert await client.status() == 200
+        await backend.send(body)
         if how == "close":
             backend.writer.close()
         else:
@@ -746,10 +774,13 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_ends_it() -> Non
         await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
         assert await client.status() == 200
         client.reset()
+
+        async def go_on() -> None:
+            while True:
+                await backend.send(b"x" * 100_000)
+
         with pytest.raises(ConnectionError):
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await backend.send(b"x" * 100_000)
+            await asyncio.wait_for(go_on(), PATIENCE)
         await run.quiet()
 
 
@@ -806,7 +837,7 @@ SMUGGLERS: dict[str, bytes] = {
     },
     **{
         f"CL as {value!r}": smuggler(f"Content-Length: {value}", body=HIDDEN)
-        for value in ("+0", "-0", "0x0", "0,0", "0, 44", "", "0 0", "0_0", "\xb2", "0;", "0\x00", "0\t4", "٠".encode().decode("latin-1"), "1e1", "9" * 30)
+        for value in ("+0", "-0", "0x0", "0,0", "0, 44", "", "0 0", "0_0", "\xb2", "0;", "0\x00", "0\t4", "\u0660".encode().decode("latin-1"), "1e1", "9" * 30)
     },
     "two CL": smuggler("Content-Length: 0", f"Content-Length: {len(HIDDEN)}", body=HIDDEN),
     "two CL, the other way": smuggler(f"Content-Length: {len(HIDDEN)}", "Content-Length: 0", body=HIDDEN),
@@ -819,7 +850,6 @@ SMUGGLERS: dict[str, bytes] = {
     "a bare LF ends the head": b"POST /open HTTP/1.1\nHost: gate.test\nContent-Length: 0\n\n" + HIDDEN,
     "a bare LF before the empty line": b"POST /open HTTP/1.1\r\nHost: gate.test\r\nContent-Length: 0\n\r\n" + HIDDEN,
     "a bare CR before the empty line": b"POST /open HTTP/1.1\r\nHost: gate.test\r\nX: y\r\r\n" + HIDDEN,
-    "a request in the request line": b"GET /open HTTP/1.1\r\nHost: gate.test\r\n\r\n".replace(b"/open", b"/open HTTP/1.1\r\nHost: a\r\n\r\nGET /hidden"),
     "a request in a header": b"GET /open HTTP/1.1\r\nHost: gate.test\r\nX: y\n\n" + HIDDEN,
     "absolute form": b"POST http://other.test/open HTTP/1.1\r\nHost: gate.test\r\nContent-Length: 0\r\n\r\n" + HIDDEN,
     "another Host": b"POST /open HTTP/1.1\r\nHost: gate.test\r\nHost: other.test\r\nContent-Length: 0\r\n\r\n" + HIDDEN,
@@ -878,38 +908,44 @@ SMUGGLERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
+QUIET = 0.3  # seconds without a byte: nothing more comes
+
+
 @pytest.mark.parametrize("cut", ["whole", "byte by byte"])
 @pytest.mark.parametrize("reused", [False, True], ids=["first", "reused"])
 @pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 100 Continue\r\n\r\n" + OK], ids=["plain", "with a 100"])
 async def test_no_request_comes_out_of_another(cut: str, reused: bool, answer: bytes) -> None:
-    """Whatever the gate makes of it: the backend never sees the hidden request as a request of its own."""
-    async with recording_backend() as backend, running("", upstream=backend.url) as run:
+    """Whatever the gate makes of it: the backend never sees the hidden request, and the open one once at most."""
+    async with recording_backend() as backend, running("limits: {max_pending_per_ip: 1000}", upstream=backend.url) as run:
         backend.answer = answer
-        smuggled = {}
-        for name, data in SMUGGLERS.items():
-            backend.requests.clear()
+
+        async def attack(number: int, data: bytes) -> bytes:
+            data = data.replace(b"/open", b"/o%03d" % number).replace(b"/hidden", b"/h%05d" % number)
             async with raw_client(run.port) as client:
                 if reused:
                     await client.send(request("GET /before"))
-                    await next_answer(client)
+                    while (await next_answer(client)).status == 100:
+                        pass
+                for piece in [data] if cut == "whole" else [data[at : at + 1] for at in range(len(data))]:
+                    client.writer.write(piece)
+                    await asyncio.sleep(0)
+                received = b""
                 try:
-                    for piece in [data] if cut == "whole" else [data[at : at + 1] for at in range(len(data))]:
-                        client.writer.write(piece)
-                        await asyncio.sleep(0)
-                except ConnectionError:
+                    while piece := await asyncio.wait_for(client.reader.read(65536), QUIET):
+                        received += piece
+                except TimeoutError:
                     pass
-                await until(lambda: settled(run, backend))
-                client.reset()
-            if set(backend.targets) - {"/before", "/open"}:
-                smuggled[name] = list(backend.targets)
-        assert smuggled == {}
+                return received
 
-
-def settled(run: Running, backend: Recorder) -> bool:
-    """Nothing is under way any more: whatever was sent has been answered, or is waited for."""
-    busy = [session for session in run.gate._passthrough._sessions.open.values() if session.stage.name in ("ASKED", "ANSWERING")]
-    waits = all(not session._body.complete for session in busy)
-    return bool(not run.gate._path.tasks and (not busy or waits))
+        answers = await asyncio.gather(*(attack(number, data) for number, data in enumerate(SMUGGLERS.values())))
+        came = Counter(backend.targets)
+        for number, (name, received) in enumerate(zip(SMUGGLERS, answers, strict=True)):
+            assert f"/h{number:05}" not in came, name
+            assert came[f"/o{number:03}"] <= 1, name
+            refused = b" 400 " in received or b" 501 " in received or b" 505 " in received or b" 426 " in received
+            waits_for_more = not received
+            assert refused or waits_for_more or came[f"/o{number:03}"] == 1, name
+        assert sum(not received for received in answers) < len(SMUGGLERS) / 10
 
 
 async def test_two_requests_that_are_two_are_two() -> None:

@@ -259,6 +259,58 @@ async def test_a_slow_client_loses_nothing_of_who_closes_his_socket(whom: str, s
             assert await client.rest() == b""
 
 
+# --- ordinary requests ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_ordinary_request_goes_over_tls_on_both_sides_again_and_again() -> None:
+    async with (
+        waiting_backend(tls=backend_tls()) as (url, arrived),
+        running(upstreams(url, tls=TRUSTING) + LISTENING) as run,
+        raw_client(run.port, tls=client_tls()) as client,
+    ):
+        backend: RawConnection | None = None
+        for _ in range(2):
+            await client.send(b"POST /a?b HTTP/1.1\r\nHost: gate.test\r\nContent-Length: 5\r\n\r\nhello")
+            if backend is None:
+                backend = await arrived.get()
+                head = backend.head
+            else:
+                head = await backend.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"POST /a?b HTTP/1.1\r\nHost: gate.test\r\n")
+            assert b"X-Forwarded-Proto: https\r\n" in head
+            assert await backend.exactly(5) == b"hello"
+            await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nworld")
+            assert await client.status() == 200
+            assert await client.exactly(5) == b"world"
+        await client.send(upgrade_head())  # and then an upgrade
+        game = await arrived.get()
+        await game.accept(behind=FRAME)
+        assert await client.status() == 101
+        assert await client.raw_frame() == FRAME
+        for one in (client, backend, game):
+            one.writer.close()
+        await run.quiet()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_slow_client_gets_all_of_a_download_whose_server_closes_its_socket(size: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    async with (
+        abrupt_backend(answer) as url,
+        running(upstreams(url, tls=TRUSTING)) as run,
+        raw_client(run.port, receive_buffer=4096) as client,
+    ):
+        client.writer.transport.pause_reading()
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        client.writer.transport.resume_reading()
+        assert await client.status() == 200
+        left = size
+        while left:
+            left -= len(await client.exactly(min(left, 1 << 16)))
+
+
 # --- last words -----------------------------------------------------------------------------------------------------------------
 
 
