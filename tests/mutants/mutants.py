@@ -1236,7 +1236,6 @@ SLOW_ANSWER = ("tests/server/test_upstream.py::test_a_slow_client_slows_the_back
 WAITS_FOR_FRAME = ("tests/server/test_tunnel.py::test_a_close_of_ours_waits_for_the_end_of_a_frame",)
 CUT_INSIDE = ("tests/server/test_tunnel.py::test_a_stream_that_is_cut_inside_a_frame_ends_in_fin_and_nothing_of_ours",)
 LEAVES_WHILE_DIALING = ("tests/server/test_upgrade.py::test_a_client_that_leaves_while_we_wait_for_the_backend_frees_its_seats",)
-SLOW_END = ("tests/server/test_upstream.py::test_a_client_may_take_longer_for_the_end_of_an_answer_than_a_connection_lingers",)
 STALLS = ("tests/server/test_tunnel.py::test_a_reader_that_stalls_stops_the_writer_and_later_gets_every_byte",)
 NOTICE_WAITS = ("tests/server/test_tunnel.py::test_a_notice_waits_for_the_end_of_a_message_and_stands_between_two",)
 
@@ -1338,7 +1337,6 @@ SERVER = (
     Mutant(
         "slow_client_of_an_answer_slows_nobody", UPSTREAM, "            self._upstream.pause_reading()\n", "            pass\n", SLOW_ANSWER
     ),
-    Mutant("slow_client_of_an_answer_is_cut_short", UPSTREAM, "if not self.client.get_write_buffer_size():", "if True:", SLOW_END),
     # the tunnel
     Mutant(
         "close_of_ours_cuts_a_frame",
