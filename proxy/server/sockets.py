@@ -11,8 +11,8 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 import stat
+import struct
 from dataclasses import dataclass
 
 
