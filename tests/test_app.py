@@ -456,6 +456,8 @@ async def test_a_unix_socket_that_somebody_listens_on_is_not_taken_over(tmp_path
     try:
         with pytest.raises(OSError, match=r"cannot listen on unix:.*in use"):
             await second.start()
+        await asyncio.sleep(0.1)  # the look at whether somebody listens was a connection, too: let it come and go
+        await until(lambda: not first.remembered())
     finally:
         await second.stop()
         await first.stop()
