@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
+import random
 import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from math import ceil
 from typing import Final
 
 import uvloop
@@ -20,7 +21,7 @@ from aiohttp import web
 from proxy import __version__
 from proxy.config import Config
 from proxy.ledger.memory_store import MemoryStore
-from proxy.log import Log
+from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
 from proxy.policy.identity import DOCUMENTED_SECRET, Identifier
@@ -29,65 +30,120 @@ from proxy.policy.routes import RouteTable
 from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES
 from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
-from proxy.server.door import Door
-from proxy.server.linger import Lingering
-from proxy.server.upgrade import NO_ROUTE, Live, Result, UpgradePath
+from proxy.server.capacity import Bounds, Capacity
+from proxy.server.door import Door, Entrance
+from proxy.server.linger import LINGER, Lingering
+from proxy.server.live import Live
+from proxy.server.passthrough import Passthrough
+from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
+from proxy.server.tls import server_context
+from proxy.server.tls_listener import TlsListener
+from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
+from proxy.server.upstream import Dialer
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
-STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave when we stop: a little more than they linger
+CROWD_INTERVAL: Final = 60  # sweeps between two looks at who holds most of the users
+MAX_WARNED: Final = 100  # addresses that the log warns of
+STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave at least: a little more than they linger
+GOING_DOWN: Final = "the gate is going down"
+STOP_STEP: Final = 0.02  # seconds
 BACKLOG: Final = 4096  # connections that the kernel may hold for us; it has a bound of its own
 GC_THRESHOLD: Final = 50_000  # allocations between two young collections: tunnels live long, and full passes over them cost
+MOST_FILES: Final = 1 << 20  # where there is no hard limit: what Linux allows by default (fs.nr_open)
+OWN_FILES: Final = 128  # open files that are nobody's connection
 
 
 class Gate:
     """One running instance. `start` opens the ports, `stop` takes leave of all connections; both are called once."""
 
-    def __init__(self, config: Config, log: Log) -> None:
+    def __init__(self, config: Config, log: Log, max_connections: int | None = None) -> None:
         self._config = config
         self._log = log
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._store = MemoryStore()
         self._history = RefusalHistory()
-        self._lingering = Lingering(loop)
-        self._doors: set[Door] = set()
-        self._identifier = Identifier(config.identity)
-        meters = MeterRules(config.rules, self._identifier)
+        self._lingering = Lingering(self._loop)
+        self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.totals = _zeroed_totals(config)
-        self.live = Live(self.totals, self._store)
+        self.live = Live(self.totals, self._store, log)
+        self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
+        self._keepalive = Keepalive(
+            config.tunnel.keepalive.idle,
+            config.tunnel.keepalive.interval,
+            config.tunnel.keepalive.count,
+            config.tunnel.user_timeout,
+        )
+        self._entrance = self._build_entrance()
+        self._exposition = self._build_exposition()
+        self._servers: list[asyncio.Server | TlsListener] = []
+        self._admin: web.AppRunner | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeps = 0
+        self._warned: set[str] = set()
+        self.listen: Address = config.listen  # as opened, from `start` on
+        self.admin: TcpAddress = config.admin
+
+    def _build_entrance(self) -> Entrance:
+        config = self._config
+        identifier = Identifier(config.identity)
+        routes = RouteTable(config.routes)
+        limits = config.limits
+        capacity = Capacity(Bounds(self.max_connections, limits.max_pending, limits.max_pending_per_ip))
+        scheme = b"http" if config.tls is None else b"https"
         self._path = UpgradePath(
-            routes=RouteTable(config.routes),
+            routes=routes,
             upstreams=config.upstreams,
-            identifier=self._identifier,
+            identifier=identifier,
             sources=config.identity.sources,
-            admission=AdmissionRules(config.rules, self._identifier),
-            meters=meters,
+            admission=AdmissionRules(config.rules, identifier),
+            meters=self._meters,
             store=self._store,
             history=self._history,
             refuse_with=config.refuse_with,
             totals=self.totals,
             live=self.live,
             lingering=self._lingering,
+            capacity=capacity,
+            log=self._log,
+            dialer=Dialer(config.upstreams.values(), self._keepalive),
+            buffer=config.tunnel.buffer,
+            scheme=scheme,
         )
-        seats = {rule.name: 0 for rule in config.rules if rule.quantity in SEAT_QUANTITIES}
-        collector = GateCollector(
-            self.totals,
-            __version__,
-            breaches=lambda: _breaches(meters),
-            seats=lambda: seats | dict(self._store.seats()),
-            traffic=self.live.traffic,
+        self._passthrough = Passthrough(self._path, self._keepalive, limits.head_size, limits.head_timeout)
+        return Entrance(
+            self._path,
+            self._passthrough,
+            identifier,
+            capacity,
+            self.connections,
+            limits.head_size,
+            limits.head_timeout,
         )
-        self._exposition = Exposition(collector)
-        self._server: asyncio.Server | None = None
-        self._admin: web.AppRunner | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
-        self.listen: Address = config.listen  # as opened, from `start` on
-        self.admin: TcpAddress = config.admin
+
+    def _build_exposition(self) -> Exposition:
+        seats = {rule.name: 0 for rule in self._config.rules if rule.quantity in SEAT_QUANTITIES}
+        return Exposition(
+            GateCollector(
+                self.totals,
+                __version__,
+                breaches=lambda: _breaches(self._meters),
+                seats=lambda: seats | dict(self._store.seats()),
+                traffic=self.live.traffic,
+            )
+        )
+
+    def connections(self) -> int:
+        """Client connections that are there now, whatever their state."""
+        entrance = self._entrance
+        at_the_door = len(entrance.doors) + len(entrance.handshakes)
+        under_way = len(self._path.tasks) + len(self._path.relays) + len(self._passthrough)
+        return at_the_door + under_way + len(self.live.held) + len(self._lingering)
 
     async def start(self) -> None:
         """Open the admin port, then the public one. Raises OSError, with the address in its text, when one cannot be opened."""
         self.admin = await self._open_admin()
+        await self._passthrough.open()
         self.listen = await self._open_public()
         self._sweep()
 
@@ -101,26 +157,48 @@ class Gate:
 
     async def _open_public(self) -> Address:
         address = self._config.listen
+        tls = self._config.tls
+        context = None if tls is None else server_context(tls.certificate, tls.key)
         with _naming(address):
             if isinstance(address, UnixAddress):
-                _refuse_live_socket(address.path)
-                self._server = await self._loop.create_unix_server(self._door, address.path, backlog=BACKLOG)
-                return address
-            self._server = await self._loop.create_server(self._door, address.host, address.port, backlog=BACKLOG)
-        return TcpAddress(address.host, self._server.sockets[0].getsockname()[1])
+                sockets = [listen_unix(address.path, BACKLOG)]
+            else:
+                sockets = listen_tcp(address.host, address.port, self._keepalive, BACKLOG)
+        opened = address if isinstance(address, UnixAddress) else TcpAddress(address.host, sockets[0].getsockname()[1])
+        for sock in sockets:
+            self._servers.append(await self._serve(sock) if context is None else TlsListener(sock, self._entrance, context))
+        return opened
+
+    async def _serve(self, sock: socket.socket) -> asyncio.Server:
+        if sock.family == socket.AF_UNIX:
+            return await self._loop.create_unix_server(self._door, sock=sock, backlog=BACKLOG)
+        return await self._loop.create_server(self._door, sock=sock, backlog=BACKLOG)
 
     def _door(self) -> Door:
-        return Door(self._path, self._identifier, self._doors)
+        return Door(self._entrance)
 
     def is_ready(self) -> bool:
         """The public port is open."""
-        return self._server is not None and self._server.is_serving()
+        return bool(self._servers) and all(server.is_serving() for server in self._servers)
 
     def _sweep(self) -> None:
         now = time.monotonic()
         self._store.sweep(now)
         self._history.sweep(now)
+        self._log.flush()
+        self._sweeps += 1
+        if self._sweeps % CROWD_INTERVAL == 0:
+            self._warn_of_crowd()
         self._sweeper = self._loop.call_later(SWEEP_INTERVAL, self._sweep)
+
+    def _warn_of_crowd(self) -> None:
+        crowd = self.live.crowded_address()
+        if crowd is None or crowd[0] in self._warned or len(self._warned) >= MAX_WARNED:
+            return
+        address, users, everybody = crowd
+        self._warned.add(address)
+        text = "one address holds most of the users: if it is a proxy, list it in identity.trusted_proxies"
+        self._log.warning(text, address=address, users=users, of=everybody)
 
     @property
     def lingering_connections(self) -> int:
@@ -129,43 +207,53 @@ class Gate:
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        tables = (self._store, self._history, self._doors, self._path.tasks, self._path.relays, self._lingering)
-        return sum(len(table) for table in tables)
+        tables = len(self._store) + len(self._history) + len(self._entrance.capacity)
+        return tables + self.connections() - len(self.live.held)
 
-    async def stop(self) -> None:
-        """Stop accepting, close every tunnel with 1001, and wait for them a little."""
-        if self._server is not None:
-            self._server.close()
-        deadline = self._loop.time() + STOP_TIMEOUT
-        while self._take_leave() and self._loop.time() < deadline:  # noqa: ASYNC110 -- sets that empty for many reasons; at a stop 20 ms are nothing
-            await asyncio.sleep(0.02)
-        self._lingering.abort()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        if self._admin is not None:
-            await self._admin.cleanup()
+    async def stop(self, drain: float = 0.0) -> None:
+        """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait."""
+        started = self._loop.time()
+        for server in self._servers:
+            server.close()
+        self._passthrough.finish()
+        for door in list(self._entrance.doors):
+            door.end()
+        await self._spread(started, max(0.0, drain - LINGER))
+        deadline = started + max(drain, STOP_TIMEOUT)
+        while self._take_leave() and self._loop.time() < deadline:  # noqa: ASYNC110 -- many things end; at a stop 20 ms are nothing
+            await asyncio.sleep(STOP_STEP)
+        await self.abort()
+
+    async def _spread(self, started: float, seconds: float) -> None:
+        """Close the tunnels little by little, so that their clients do not all come to another instance at once."""
+        tunnels = list(self.live.held)
+        random.shuffle(tunnels)
+        total = len(tunnels)
+        while tunnels and seconds:
+            share = min(1.0, (self._loop.time() - started) / seconds)
+            while tunnels and total - len(tunnels) < ceil(total * share):
+                tunnels.pop().drain(CloseCode.GOING_AWAY, GOING_DOWN)
+            await asyncio.sleep(STOP_STEP)
 
     def _take_leave(self) -> bool:
         """Tell everybody, also those who come while we go. False once nobody is there any more."""
-        for door in list(self._doors):
-            door.end()
         for task in list(self._path.tasks):
             task.cancel()
         for relay in list(self._path.relays):
             relay.end()
         for tunnel in list(self.live.held):
-            tunnel.drain(CloseCode.GOING_AWAY, "the gate is going down")
-        return bool(self._path.tasks or self.live.held or len(self._lingering))
+            tunnel.drain(CloseCode.GOING_AWAY, GOING_DOWN)
+        return self.connections() > 0
 
-
-def _refuse_live_socket(path: str) -> None:
-    """A socket file that nobody listens on is left over and gives way; one that somebody listens on is his. Raises OSError."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    async def abort(self) -> None:
+        """End what is left at once."""
+        self._lingering.abort()
+        await self._passthrough.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._log.flush()
+        if self._admin is not None:
+            await self._admin.cleanup()
 
 
 @contextlib.contextmanager
@@ -187,7 +275,7 @@ def _zeroed_totals(config: Config) -> Totals:
         if rule.quantity not in FRAME_QUANTITIES:
             totals.refusals[rule.name, rule.mode.value] = 0
     for result in Result:
-        if result in (Result.NO_ROUTE, Result.BAD_REQUEST):
+        if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
             totals.upgrades[NO_ROUTE, result.value] = 0
         for route in config.routes:
             totals.upgrades[route.name, result.value] = 0
@@ -201,17 +289,22 @@ def _breaches(meters: MeterRules) -> Breaches:
 
 
 def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit status: 1 when a port cannot be opened."""
+    """Run until SIGTERM or SIGINT; a second one ends at once. Returns the exit status: 1 when a port cannot be opened."""
+    log = Log(
+        level=Level[config.log.level.name],
+        line_format=LineFormat(config.log.format.value),
+        access=config.log.access,
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, Log()))
+        return runner.run(_serve(config, log))
 
 
 async def _serve(config: Config, log: Log) -> int:
-    raise_open_files()
-    stop = asyncio.Event()
+    files = open_files()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, signals.put_nowait, number)
     gate = Gate(config, log)
     if config.identity.secret == DOCUMENTED_SECRET:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
@@ -219,21 +312,42 @@ async def _serve(config: Config, log: Log) -> int:
         await gate.start()
     except OSError as error:
         log.error(error.strerror or str(error))
-        await gate.stop()
+        await gate.abort()
         return 1
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
-    log.info("listening", address=str(gate.listen), admin=str(gate.admin), version=__version__)
-    await stop.wait()
-    log.info("stopping", connections=gate.totals.connections)
-    await gate.stop()
+    log.info(
+        "listening",
+        address=str(gate.listen),
+        admin=str(gate.admin),
+        version=__version__,
+        max_connections=gate.max_connections,
+        open_files=files,
+    )
+    await signals.get()
+    log.info("stopping", connections=gate.totals.connections, drain=config.drain)
+    stopping = asyncio.ensure_future(gate.stop(config.drain))
+    second = asyncio.ensure_future(signals.get())
+    await asyncio.wait((stopping, second), return_when=asyncio.FIRST_COMPLETED)
+    if stopping.done():
+        stopping.result()  # raises what went wrong
+    else:
+        stopping.cancel()
+        log.warning("stopped at once, by a second signal", connections=gate.totals.connections)
+    second.cancel()
     log.info("stopped")
     return 0
 
 
-def raise_open_files() -> int:
-    """Let us have as many open files as the hard limit allows. Returns that number."""
+def open_files() -> int:
+    """Raise the number of files that we may open to the hard limit. Returns that number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return files
+
+
+def connections_for(files: int) -> int:
+    """How many clients fit: each may need a second file, for its upstream."""
+    return max(1, (files - OWN_FILES) // 2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,11 +19,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.app import Gate
+from proxy.app import Gate, connections_for, open_files
 from proxy.config import parse
 from proxy.log import Log
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
-from tests.support.gate import running
+from tests.support.gate import Running, running
 from tests.support.pair import pair
 from tests.support.raw import raw_client, upgrade_head
 from tests.support.waiting import until
@@ -60,8 +62,15 @@ class Program:
 
 @asynccontextmanager
 async def program(*arguments: str, **environment: str) -> AsyncIterator[Program]:
+    async with started(sys.executable, "-m", "proxy", "run", *arguments, **environment) as gate:
+        yield gate
+
+
+@asynccontextmanager
+async def started(*command: str, **environment: str) -> AsyncIterator[Program]:
+    """A program that is, or becomes, `wsgate run`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "run", *arguments),
+        *command,
         cwd=ROOT,
         env={**os.environ, **environment},
         stdin=asyncio.subprocess.DEVNULL,
@@ -102,7 +111,126 @@ async def test_a_signal_closes_open_tunnels_with_1001_and_exits_0(number: int) -
             assert await client.rest() == await silent.rest() == b""
             code, log = await gate.ended()
             assert code == 0
-            assert [json.loads(line)["event"] for line in log.splitlines()] == ["stopping", "stopped"]
+            assert [json.loads(line)["event"] for line in log.splitlines()] == ["stopping", "connection ended", "stopped"]
+
+
+@asynccontextmanager
+async def draining_program(tmp_path: Path, url: str, drain: str) -> AsyncIterator[tuple[Program, int, int]]:
+    """(the program, public port, admin port) of a gate with this `drain`."""
+    file = tmp_path / "gate.yaml"
+    file.write_text(f"upstreams: {{game: {{url: '{url}'}}}}\nidentity: {{secret: 'a secret of 32 bytes, or a bit more'}}\ndrain: {drain}\n")
+    async with program("--config", str(file), *LOOPBACK) as gate:
+        port, admin = await gate.listening()
+        yield gate, port, admin
+
+
+async def readiness(admin: int) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{admin}/readyz") as ready:
+        return ready.status
+
+
+async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in_and_a_download_finishes(tmp_path: Path) -> None:
+    async with (
+        waiting_backend() as (url, arrived),
+        draining_program(tmp_path, url, "20s") as (gate, port, admin),
+        raw_client(port) as idle,
+        raw_client(port) as loading,
+        raw_client(port) as player,
+    ):
+        await idle.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await (await arrived.get()).send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        assert await idle.status() == 200
+        await player.send(upgrade_head())
+        game = await arrived.get()
+        await game.accept()
+        assert await player.status() == 101
+        await loading.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        download = await arrived.get()
+        await download.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        assert await loading.status() == 200
+
+        gate.process.send_signal(signal.SIGTERM)
+        assert (await gate.event())["event"] == "stopping"
+        assert await idle.rest() == b""
+        assert await readiness(admin) == 503
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        await player.send(encode(0x81, b"still here", MASK))  # its turn comes within the 20 s, less those of a linger
+        assert (await game.frame())[1] == b"still here"
+        await player.send(encode(0x88, (1000).to_bytes(2, "big"), MASK))
+        await game.frame()
+        await game.send(encode(0x88, (1000).to_bytes(2, "big"), None))
+        await download.send(b"world")
+        assert await loading.rest() == b"helloworld"
+        code, log = await gate.ended()  # long before the 20 s: nobody is there any more
+        assert (code, json.loads(log.splitlines()[-1])["event"]) == (0, "stopped")
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    async with (
+        waiting_backend() as (url, arrived),
+        draining_program(tmp_path, url, "1h") as (gate, port, admin),
+        raw_client(port) as player,
+        raw_client(port) as loading,
+    ):
+        await player.send(upgrade_head())
+        await (await arrived.get()).accept()
+        assert await player.status() == 101
+        await loading.send(b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
+        await (await arrived.get()).send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        assert await loading.status() == 200
+        gate.process.send_signal(signal.SIGTERM)
+        stopping = await gate.event()
+        assert (stopping["event"], stopping["connections"], stopping["drain"]) == ("stopping", 1, 3600)
+        assert await readiness(admin) == 503
+        gate.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(2):
+            code, log = await gate.ended()
+        assert code == 0
+        assert [json.loads(line)["event"] for line in log.splitlines()] == ["stopped at once, by a second signal", "stopped"]
+        await player.rest()
+        await loading.rest()
+
+
+async def test_it_says_what_it_has_room_for(tmp_path: Path) -> None:
+    shell = f'ulimit -n 1000; exec "{sys.executable}" -m proxy run --upstream {NOWHERE} --listen 127.0.0.1:0 --admin 127.0.0.1:0'
+    async with started("sh", "-c", shell) as gate:
+        await gate.event()
+        listening = await gate.event()
+        assert (listening["open_files"], listening["max_connections"]) == (1000, (1000 - 128) // 2)
+
+
+async def test_it_goes_on_accepting_when_files_have_run_out(tmp_path: Path) -> None:
+    file = tmp_path / "gate.yaml"
+    file.write_text(f"upstreams: {{game: {{url: '{NOWHERE}'}}}}\nlimits: {{max_connections: 10000, max_pending_per_ip: 1000}}\n")
+    shell = f'ulimit -n 64; exec "{sys.executable}" -m proxy run --config "{file}" --listen 127.0.0.1:0 --admin 127.0.0.1:0'
+    async with started("sh", "-c", shell) as gate:
+        port, _ = await gate.listening()
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+        for _, writer in crowd:
+            writer.close()
+        async with asyncio.timeout(5):
+            while not await answered(port):  # until all of them are gone
+                pass
+
+
+async def answered(port: int) -> bool:
+    async with raw_client(port) as client:
+        client.writer.write(upgrade_head())
+        return (await client.rest()).startswith(b"HTTP/1.1 502 ")
+
+
+async def test_the_log_is_as_configured(tmp_path: Path) -> None:
+    file = tmp_path / "gate.yaml"
+    file.write_text(f"upstreams: {{game: {{url: '{NOWHERE}'}}}}\nlog: {{format: text, level: warning}}\n")
+    async with program("--config", str(file), *LOOPBACK) as gate:
+        assert gate.process.stderr is not None
+        async with asyncio.timeout(20):
+            line = (await gate.process.stderr.readline()).decode()
+        assert line.partition(" ")[2] == "WARNING no identity.secret: tokens are digested under a key that everybody knows\n"
+        await asyncio.sleep(0.2)  # the port is opened now, and nothing says so
+        gate.process.send_signal(signal.SIGTERM)
+        assert await gate.ended() == (0, "")
 
 
 @pytest.mark.parametrize("which", ["--listen", "--admin"])
@@ -207,6 +335,85 @@ async def test_a_stop_waits_no_longer_than_it_says(monkeypatch: pytest.MonkeyPat
         assert await one.client.rest() == b""
 
 
+async def test_a_drain_is_spread_over_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.LINGER", 0.1)
+    count, drain = 12, 0.7
+
+    async def play(run: Running) -> float:
+        """When the Close came: seconds from now on."""
+        async with raw_client(run.port) as client:
+            await client.send(upgrade_head())
+            assert await client.status() == 101
+            first, payload = await client.frame()
+            assert (first, payload[:2]) == (0x88, (1001).to_bytes(2, "big"))
+            came = asyncio.get_running_loop().time()
+            await client.send(encode(0x88, payload[:2], MASK))
+            return came
+
+    async def serve(connection: RawConnection) -> None:
+        await connection.accept()
+        first, payload = await connection.frame()
+        assert (first, payload[:2]) == (0x88, (1001).to_bytes(2, "big"))
+        await connection.send(encode(0x88, payload[:2], None))
+
+    async with raw_backend(serve) as url, running("", upstream=url) as run:
+        players = [asyncio.create_task(play(run)) for _ in range(count)]
+        await until(lambda: len(run.gate.live.held) == count)
+        began = asyncio.get_running_loop().time()
+        await run.gate.stop(drain)
+        times = sorted(await asyncio.gather(*players))
+        assert times[-1] - began < drain
+        assert times[-1] - times[0] > 0.4
+        assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.3
+        assert run.gate.totals.closes == {("1001", "gate"): count}
+
+
+async def test_a_drain_without_tunnels_is_over_at_once() -> None:
+    async with running("", upstream=NOWHERE) as run:
+        async with asyncio.timeout(0.5):
+            await run.gate.stop(60.0)
+
+
+async def test_who_comes_in_while_it_drains_is_let_go_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade that was on its way when the drain began."""
+    monkeypatch.setattr("proxy.app.LINGER", 0.0)
+    async with (
+        waiting_backend() as (url, arrived),
+        running("", upstream=url) as run,
+        raw_client(run.port) as early,
+        raw_client(run.port) as late,
+    ):
+        await early.send(upgrade_head())
+        one = await arrived.get()
+        await one.accept()
+        assert await early.status() == 101
+        await late.send(upgrade_head())
+        two = await arrived.get()
+        stopping = asyncio.create_task(run.gate.stop(0.3))
+        await two.accept()
+        assert await late.status() == 101
+        for stream, mask in ((early, MASK), (one, None), (late, MASK), (two, None)):
+            first, payload = await stream.frame()
+            assert (first, payload[:2]) == (0x88, (1001).to_bytes(2, "big"))
+            await stream.send(encode(0x88, payload[:2], mask))
+        await stopping
+        assert run.gate.remembered() == 0
+
+
+@pytest.mark.parametrize(("files", "fit"), [(1128, 500), (128, 1), (1, 1), (1_048_576, 524_224)])
+def test_each_client_may_need_two_files(files: int, fit: int) -> None:
+    assert connections_for(files) == fit
+
+
+@pytest.mark.parametrize(("hard", "files"), [(4096, 4096), (resource.RLIM_INFINITY, 1 << 20)])
+def test_the_soft_limit_of_files_is_raised_to_the_hard_one(hard: int, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    assert open_files() == files
+    assert raised == [(files, hard)]
+
+
 async def test_a_stop_in_the_middle_of_a_frame_waits_for_its_end() -> None:
     async with pair() as one:
         frame = encode(0x82, bytes(1000), None)
@@ -249,6 +456,8 @@ async def test_a_unix_socket_that_somebody_listens_on_is_not_taken_over(tmp_path
     try:
         with pytest.raises(OSError, match=r"cannot listen on unix:.*in use"):
             await second.start()
+        await asyncio.sleep(0.1)  # the look at whether somebody listens was a connection, too: let it come and go
+        await until(lambda: not first.remembered())
     finally:
         await second.stop()
         await first.stop()

@@ -34,6 +34,7 @@ RESULTS = (
     "upstream_error",
     "upstream_timeout",
     "abandoned",
+    "unavailable",
     "failed",
 )
 
@@ -53,6 +54,7 @@ async def test_every_series_that_can_come_to_be_is_there_from_the_start() -> Non
         "wsgate_connections",
         *(f'wsgate_upgrades_total{{result="{result}",route="{route}"}}' for result in RESULTS for route in ("hall", "rest")),
         'wsgate_upgrades_total{result="no_route",route=""}',
+        'wsgate_upgrades_total{result="unavailable",route=""}',
         'wsgate_upgrades_total{result="bad_request",route=""}',
         'wsgate_refusals_total{mode="enforce",rule="seats"}',
         'wsgate_refusals_total{mode="enforce",rule="members"}',
@@ -95,7 +97,7 @@ async def test_what_happened_is_counted_under_rules_and_routes_and_nothing_that_
     async with raw_backend(echoless) as url, running(YAML, upstream=url) as run:
         text = encode(0x81, b"hello", MASK)
         await play(run, "/hall/secret-room?token=secret-token", text * 3 + encode(0x88, (4999).to_bytes(2, "big"), MASK))
-        await play(run, "/x", encode(0x82, bytes(2000), MASK), "Authorization: Bearer secret-token", "X-Forwarded-For: 203.0.113.7")
+        await play(run, "/x", encode(0x82, bytes(2000), MASK), "Authorization: Bearer secret-token", "Referer: http://203.0.113.7/")
         await play(run, "/x", encode(0x88, (4321).to_bytes(2, "big"), MASK))
         await play(run, "/x", b"")
         await until(lambda: not run.gate.live.held)

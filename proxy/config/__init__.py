@@ -4,7 +4,8 @@
     yaml_nodes.py    text -> texts, lists and tables with their places; ${VAR}
     reading.py       typed questions to such a tree
     units.py         counts, sizes, rates, durations
-    schema.py        the top of the file, the flags; identity_, route_ and rule_schema.py its sections
+    schema.py        the top of the file, the flags; its sections are
+                     upstream_, identity_, route_, rule_, tls_ and operation_schema.py
 
 Scalars are text until the schema gives them a type, so `off`, `12:30` and `010` surprise nobody. Whatever the text, the answer is a
 Config or a ConfigError.
@@ -15,11 +16,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.config.operation_schema import Keepalive, Limits, LogFormat, LogLevel, LogSettings, TunnelSettings
 from proxy.config.problems import ConfigError, Place, Problem
 from proxy.config.schema import Config, Overrides, build
+from proxy.config.tls_schema import ServerTls
 from proxy.config.yaml_nodes import FILE_WORDS, MAX_FILE, Broken, read
 
-__all__ = ["Config", "ConfigError", "Overrides", "Problem", "default", "load", "parse"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Keepalive",
+    "Limits",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "Overrides",
+    "Problem",
+    "ServerTls",
+    "TunnelSettings",
+    "default",
+    "load",
+    "parse",
+]
 
 NO_OVERRIDES: Final = Overrides()
 
@@ -34,7 +52,7 @@ def load(path: str, environ: Mapping[str, str], overrides: Overrides = NO_OVERRI
 
 
 def parse(text: str, file: str, environ: Mapping[str, str], overrides: Overrides = NO_OVERRIDES) -> Config:
-    """The configuration in a text. `file`: its name in problems; its folder is where a relative `secret_file` is looked for.
+    """The configuration in a text. `file`: its name in problems; its folder is where relative paths start.
 
     `environ`: what ${VAR} stands for. Raises ConfigError.
     """

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
 from typing import Final
 
-from proxy.config.reading import Kind, Reading, whole
+from proxy.config.reading import FILE, Kind, Reading, beside, whole
 from proxy.config.units import parse_count
 from proxy.config.yaml_nodes import Node, Table
 from proxy.policy.identity import DEFAULT_SOURCES, DOCUMENTED_SECRET, IdentityRules, Network, SourceKind, TokenSource
@@ -155,11 +154,11 @@ def _secret_of_text(reading: Reading, node: Node) -> bytes | None:
 
 def _secret_of_file(reading: Reading, node: Node) -> bytes | None:
     """The content of a file without the newline at its end. A relative path is taken from the folder of the configuration."""
-    path = reading.scalar(node, SECRET_FILE)
+    path = reading.scalar(node, FILE)
     if path is None:
         return None
     try:
-        with (Path(node.place.file).parent / path).open("rb") as file:
+        with beside(node.place, path).open("rb") as file:
             content = file.read(MAX_SECRET_FILE + 1)
     except OSError as error:
         reading.report(node.place, "a file that can be read", f"{error.strerror}")
@@ -171,12 +170,3 @@ def _secret_of_file(reading: Reading, node: Node) -> bytes | None:
     if not content:
         reading.report(node.place, "a file that holds a secret", "an empty one")
     return content or None
-
-
-def _parse_file(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError(SECRET_FILE.expected)
-    return text
-
-
-SECRET_FILE: Final = Kind("the path of a file", _parse_file)

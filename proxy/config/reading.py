@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from proxy.config.problems import Place, Problem, show_key
@@ -18,6 +19,7 @@ from proxy.config.yaml_nodes import Broken, Listing, Node, Table, Text, describe
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
+Amount = TypeVar("Amount", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,43 @@ def parse_name(text: str) -> str:
     return text
 
 
+def _parse_flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError(FLAG.expected)
+    return text == "true"
+
+
+def _parse_file(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError(FILE.expected)
+    return text
+
+
 NAME: Final = Kind("a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit", parse_name)
+FLAG: Final = Kind("true or false", _parse_flag)
+FILE: Final = Kind("the path of a file", _parse_file)
+
+
+def beside(place: Place, path: str) -> Path:
+    """A path in a configuration: a relative one starts at the folder of the file."""
+    return Path(place.file).parent / path
+
+
+def within(what: str, parse: Callable[[str], Amount], minimum: str, maximum: str, why: str = "") -> Kind[Amount]:
+    """An amount that has bounds, both of them allowed and written as the user would. `why`: more words about the bounds."""
+    expected = f"{what} from {minimum} to {maximum}{why}"
+    least, most = parse(minimum), parse(maximum)
+
+    def parse_within(text: str) -> Amount:
+        try:
+            amount = parse(text)
+        except ValueError:
+            raise ValueError(expected) from None
+        if not least <= amount <= most:
+            raise ValueError(expected)
+        return amount
+
+    return Kind(expected, parse_within)
 
 
 def choice(values: Iterable[E], later: Sequence[str] = (), where: str = "") -> Kind[E]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.config.identity_schema import NETWORK
-from proxy.config.reading import NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
+from proxy.config.reading import FLAG, NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
 from proxy.config.units import COUNT_WORDS, NUMBER_WORDS, RATE_WORDS, SIZE_WORDS, parse_count, parse_number, parse_rate, parse_size
 from proxy.config.yaml_nodes import Listing, Table, Text
 from proxy.policy.identity import Network
@@ -54,12 +54,6 @@ def _parse_close_code(text: str) -> int:
     return code
 
 
-def _parse_flag(text: str) -> bool:
-    if text not in {"true", "false"}:
-        raise ValueError(FLAG.expected)
-    return text == "true"
-
-
 def _parse_burst(text: str) -> float:
     burst = parse_number(text)
     if burst < 1:
@@ -78,7 +72,6 @@ RATE: Final = Kind(RATE_WORDS, parse_rate)
 SIZE: Final[Kind[float]] = Kind(SIZE_WORDS, parse_size)
 BURST: Final = Kind(f"{NUMBER_WORDS}, at least 1", _parse_burst)
 IGNORED_BURST: Final = Kind(NUMBER_WORDS, parse_number)
-FLAG: Final = Kind("true or false", _parse_flag)
 MODE: Final = choice(Mode)
 CLOSE_CODE: Final = Kind("a close code: 1008, 1009, 1013, or one from 3000 to 4999", _parse_close_code)
 ROUTE_NAME: Final = Kind("the name of a route, or a list of them", _parse_text)

@@ -12,15 +12,18 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from proxy.config.identity_schema import read_identity
+from proxy.config.operation_schema import Limits, LogSettings, TunnelSettings, read_drain, read_limits, read_log, read_tunnel
 from proxy.config.problems import ConfigError, Place, Problem, show
-from proxy.config.reading import NAME, Kind, Reading, choice, whole
+from proxy.config.reading import Kind, Reading, choice, whole
 from proxy.config.route_schema import read_routes
 from proxy.config.rule_schema import Surroundings, read_rules
+from proxy.config.tls_schema import ServerTls, read_server_tls
+from proxy.config.upstream_schema import URL, make_upstream, read_upstream, replace_url
 from proxy.config.yaml_nodes import Node, Table, Text
 from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith, Rule
-from proxy.policy.upstreams import Address, TcpAddress, Upstream, parse_listen, parse_tcp, parse_upstream_url
+from proxy.policy.upstreams import Address, TcpAddress, Upstream, UpstreamUrl, parse_listen, parse_tcp
 
 T = TypeVar("T")
 
@@ -30,13 +33,11 @@ DEFAULT_UPSTREAM: Final = "default"  # the name of the one that --upstream bring
 MEMORY_STORE: Final = "memory://"
 LATER_STORES: Final = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
 
-KEYS: Final = ("listen", "admin", "upstreams", "store", "identity", "routes", "rules", "mode", "refuse_with")
-LATER_KEYS: Final = (
+KEYS: Final = (
+    *("listen", "admin", "upstreams", "store", "identity", "routes", "rules", "mode", "refuse_with"),
     *("tls", "drain", "limits", "tunnel", "log"),
-    *("store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl"),
 )
-UPSTREAM_KEYS: Final = ("url",)
-LATER_UPSTREAM_KEYS: Final = ("connect_timeout", "handshake_timeout", "tls", "max_pending")
+LATER_KEYS: Final = ("store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl")
 
 UPSTREAMS_WORDS: Final = "at least one upstream, such as {game: {url: ws://127.0.0.1:9000}}"
 
@@ -54,7 +55,10 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without a mistake. `rules` stand in the order of the file; under `mode: shadow` each of them is in shadow."""
+    """A configuration without a mistake. `rules` stand in the order of the file; under `mode: shadow` each of them is in shadow.
+
+    `tls`: None where clients come in plain. `drain`: the seconds over which tunnels are closed at the end; 0: all at once.
+    """
 
     listen: Address
     admin: TcpAddress
@@ -64,6 +68,11 @@ class Config:
     rules: tuple[Rule, ...]
     refuse_with: RefuseWith
     store: str
+    tls: ServerTls | None
+    drain: float
+    limits: Limits
+    tunnel: TunnelSettings
+    log: LogSettings
 
     def notes(self) -> list[str]:
         """What is no mistake, but better known."""
@@ -78,7 +87,7 @@ class _Flags:
 
     listen: Address | None
     admin: TcpAddress | None
-    upstream: Address | None
+    upstream: UpstreamUrl | None
     store: str | None
     mode: Mode | None
     replaces_upstream: bool
@@ -95,7 +104,6 @@ def parse_store(text: str) -> str:
 
 LISTEN: Final = Kind("host:port or unix:/path", parse_listen)
 ADMIN: Final = Kind("host:port", parse_tcp)
-URL: Final = Kind("a URL such as ws://host:port, http://host:port or unix:/path", parse_upstream_url)
 STORE: Final = Kind(MEMORY_STORE, parse_store)
 MODE: Final = choice(Mode)
 REFUSE_WITH: Final = choice(RefuseWith)
@@ -154,11 +162,17 @@ def _read_top(reading: Reading, top: Table, flags: _Flags) -> Config | None:
         has_tokens=identity is None or bool(identity.sources),
     )
     rules = read_rules(reading, top, surroundings)
+    tls = read_server_tls(reading, top)
+    drain, limits = read_drain(reading, top), read_limits(reading, top)
+    tunnel, log = read_tunnel(reading, top), read_log(reading, top)
     if listen is None or admin is None or store is None or refuse_with is None:
         return None
     if upstreams is None or identity is None or routes is None or rules is None:
         return None
-    return Config(listen, admin, upstreams, identity, routes, rules, refuse_with, flags.store or store)
+    if drain is None or limits is None or tunnel is None or log is None:
+        return None
+    store = flags.store or store
+    return Config(listen, admin, upstreams, identity, routes, rules, refuse_with, store, tls, drain, limits, tunnel, log)
 
 
 def _check_distinct(reading: Reading, top: Table, flags: _Flags, listen: Address | None, admin: TcpAddress | None) -> None:
@@ -174,7 +188,7 @@ def _check_distinct(reading: Reading, top: Table, flags: _Flags, listen: Address
 def _read_upstreams(reading: Reading, top: Table, flags: _Flags) -> tuple[Mapping[str, Upstream] | None, Collection[str] | None]:
     """(upstreams, None after a problem; their names as far as they are known, for the routes that point to them)."""
     if "upstreams" not in top.entries and flags.replaces_upstream:
-        upstream = Upstream(DEFAULT_UPSTREAM, flags.upstream) if flags.upstream else None
+        upstream = make_upstream(DEFAULT_UPSTREAM, flags.upstream) if flags.upstream else None
         return _as_mapping([upstream]), [DEFAULT_UPSTREAM]
     node = reading.required_node(top, "upstreams", UPSTREAMS_WORDS)
     table = None if node is None else reading.table(node, UPSTREAMS_WORDS)
@@ -185,18 +199,10 @@ def _read_upstreams(reading: Reading, top: Table, flags: _Flags) -> tuple[Mappin
         return None, None
     if flags.replaces_upstream and len(table.entries) > 1:
         reading.report(_flag_place("upstream"), "a file with one upstream, for the flag to replace", f"{len(table.entries)} upstreams")
-    upstreams = [_read_upstream(reading, table, name) for name in table.entries]
+    upstreams = [read_upstream(reading, table, name) for name in table.entries]
     if flags.upstream and len(upstreams) == 1 and upstreams[0]:
-        upstreams = [Upstream(upstreams[0].name, flags.upstream)]
+        upstreams = [replace_url(upstreams[0], flags.upstream)]
     return _as_mapping(upstreams), table.entries
-
-
-def _read_upstream(reading: Reading, table: Table, key: str) -> Upstream | None:
-    place = table.keys[key]
-    name = reading.scalar(Text(place, key, show(key)), NAME)
-    fields = reading.fields(table.entries[key], "a mapping such as {url: ws://127.0.0.1:9000}", UPSTREAM_KEYS, LATER_UPSTREAM_KEYS)
-    address = None if fields is None else reading.required(fields, "url", URL)
-    return None if name is None or address is None else Upstream(name, address)
 
 
 def _as_mapping(upstreams: Iterable[Upstream | None]) -> Mapping[str, Upstream] | None:

@@ -27,6 +27,7 @@ NUMBER_WORDS: Final = "a number such as 20 or 2.5"
 SIZE_WORDS: Final = "a size such as 512, 16KiB or 1MiB"
 RATE_WORDS: Final = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
 DURATION_WORDS: Final = "a duration such as 200ms, 30s, 5m or 1h"
+SECONDS_WORDS: Final = "a duration of whole seconds such as 30s, 5m or 1h"
 
 
 def parse_count(text: str) -> int:
@@ -66,6 +67,14 @@ def parse_duration(text: str) -> float:
         raise ValueError(DURATION_WORDS)
     number = _bounded(float(match[1]))
     return number / 1000 if match[2] == "ms" else _bounded(number * _SECONDS[match[2]])
+
+
+def parse_seconds(text: str) -> int:
+    """A duration of whole seconds, for what counts in them: 2m is 120. Raises ValueError."""
+    seconds = round(parse_duration(text), 6)  # 2.05 * 60 is a little less than 123
+    if not seconds.is_integer():
+        raise ValueError(SECONDS_WORDS)
+    return int(seconds)
 
 
 def _bounded(number: Amount) -> Amount:

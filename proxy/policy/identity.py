@@ -13,6 +13,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -22,6 +23,7 @@ from proxy.policy.rules import Per, Rule
 from proxy.wire.handshake import list_tokens
 
 DIGEST_SIZE: Final = 16  # bytes: 128 bits, so that nobody finds two principals with one key
+PEERS: Final = 4096  # addresses whose reading is remembered
 MAX_SECRET: Final = 64  # bytes, the longest key of BLAKE2b
 DOCUMENTED_SECRET: Final = b"wsgate: no secret is configured"
 
@@ -98,6 +100,7 @@ class Principal:
     route: str
     room: str | None
     connection: bytes  # the id of this connection, random
+    digests: dict[tuple[Per, ...], bytes] = field(default_factory=dict, init=False, compare=False, repr=False)  # of keys, made once
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Peer:
 
     address: Address | None  # None: a Unix socket
     trusted: bool
+    name: str | None = None  # what `per: ip` counts, as text, where it stands for itself; None for a trusted peer, which speaks for many
 
 
 class Identifier:
@@ -114,6 +118,7 @@ class Identifier:
     def __init__(self, rules: IdentityRules) -> None:
         self._rules = rules
         self._secret = rules.secret if len(rules.secret) <= MAX_SECRET else blake2b(rules.secret).digest()
+        self.peer = lru_cache(PEERS)(self._peer)
 
     def user(self, query: bytes, fields: Fields, connection: bytes) -> tuple[bytes, bool]:
         """(digest of the user, anonymous). Without a token each connection is its own user.
@@ -126,12 +131,14 @@ class Identifier:
                 return self._digest(b"token", token), False
         return self._digest(b"anonymous", connection), True
 
-    def peer(self, address: str) -> Peer:
+    def _peer(self, address: str) -> Peer:
         """The peer of a transport; an empty address is a Unix socket, whose peer is always trusted."""
         if not address:
             return Peer(None, trusted=True)
         parsed = parse_address(address.encode())
-        return Peer(parsed, trusted=parsed is not None and self.is_trusted(parsed))
+        if parsed is not None and self.is_trusted(parsed):
+            return Peer(parsed, trusted=True)
+        return Peer(parsed, trusted=False, name="unknown" if parsed is None else self.ip(parsed).hex())
 
     def is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._rules.trusted_proxies)
@@ -164,8 +171,13 @@ class Identifier:
 
     def key(self, rule: Rule, principal: Principal, per: Iterable[Per]) -> bytes:
         """The key of a rule for a principal: the rule's name and a digest that cannot be made to collide (length-prefixed)."""
-        parts = b"".join(len(part).to_bytes(4, "big") + part for part in (_part(principal, one) for one in per))
-        return rule.name.encode() + b":" + self._digest(b"key", parts)
+        wanted = tuple(per)
+        digest = principal.digests.get(wanted)
+        if digest is None:
+            parts = [_part(principal, one) for one in wanted]
+            prefixed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+            digest = principal.digests[wanted] = self._digest(b"key", prefixed)
+        return rule.name.encode() + b":" + digest
 
     def _digest(self, domain: bytes, value: bytes) -> bytes:
         return blake2b(value, digest_size=DIGEST_SIZE, key=self._secret, person=domain).digest()

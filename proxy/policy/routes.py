@@ -137,6 +137,10 @@ class RouteTable:
             return None
         return Match(strict, _room(strict, names))
 
+    def find(self, path: bytes) -> Route | None:
+        """The route of an ordinary request: the first that matches its path as it came. Nothing is counted, so nothing is refused."""
+        return _first(self._strict, path)[0]
+
 
 def check_path(path: bytes) -> None:
     """Raises PathError for what two readers may read differently."""

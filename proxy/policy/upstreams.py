@@ -15,7 +15,13 @@ from typing import Final
 MAX_PORT: Final = 65535
 MAX_HOST: Final = 253  # bytes, RFC 1035 §2.3.4 without the root
 MAX_UNIX_PATH: Final = 107  # bytes; sun_path holds 108 with the final NUL, unix(7)
-DEFAULT_PORT: Final = 80  # RFC 6455 §3, for ws as for http
+DEFAULT_PORTS: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443}  # by scheme, RFC 6455 §3
+DEFAULT_CONNECT_TIMEOUT: Final = 5.0  # seconds
+DEFAULT_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
+DEFAULT_MAX_PENDING: Final = 512  # dials
+SECURE_SCHEMES: Final = frozenset(("wss", "https"))
+URL_WORDS: Final = "a URL such as ws://host:port (or wss, http, https), or unix:/path"
+SERVER_NAME_WORDS: Final = "the name in the upstream's certificate: a host name or an address, without port, brackets and final dot"
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _HOST_AND_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -48,11 +54,40 @@ Address = TcpAddress | UnixAddress
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamUrl:
+    """What the URL of a backend says. `secure`: TLS is spoken to it."""
+
+    address: Address
+    secure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """How the certificate of a backend is judged.
+
+    `ca`: the path of a PEM file of those who may have signed it; None: whom the system trusts. `server_name`: the name that is asked
+    for and must be in it; None: the host of the address. `verify`: False believes anybody.
+    """
+
+    ca: str | None = None
+    server_name: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
-    """A backend. It may be down; that shows when an upgrade is dialed."""
+    """A backend. It may be down; that shows when an upgrade is dialed.
+
+    `connect_timeout`: seconds until the connection stands, `handshake_timeout`: seconds from then to the end of the answer's head.
+    `tls`: None where the connection is plain. `max_pending`: dials under way at once.
+    """
 
     name: str
     address: Address
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+    handshake_timeout: float = DEFAULT_HANDSHAKE_TIMEOUT
+    tls: UpstreamTls | None = None
+    max_pending: int = DEFAULT_MAX_PENDING
 
 
 def parse_listen(text: str) -> Address:
@@ -72,16 +107,14 @@ def parse_tcp(text: str) -> TcpAddress:
     return TcpAddress(host, port)
 
 
-def parse_upstream_url(text: str) -> Address:
-    """`ws://host[:port]`, `http://host[:port]` or `unix:/path`. Raises ValueError with what is expected."""
+def parse_upstream_url(text: str) -> UpstreamUrl:
+    """`ws://host[:port]`, likewise wss, http and https, or `unix:/path`. Raises ValueError with what is expected."""
     if text.startswith("unix:"):
-        return _parse_unix(text)
+        return UpstreamUrl(_parse_unix(text))
     match = _SCHEME.fullmatch(text)
     scheme = match[1].lower() if match else ""
-    if scheme in {"wss", "https"}:
-        raise ValueError(f"a ws://, http:// or unix:/path URL ({scheme}:// is not supported yet)")
-    if not match or scheme not in {"ws", "http"}:
-        raise ValueError("a URL such as ws://host:port, http://host:port or unix:/path")
+    if not match or scheme not in DEFAULT_PORTS:
+        raise ValueError(URL_WORDS)
     authority = match[2]
     if "@" in authority:
         raise ValueError("a URL without user and password")
@@ -90,7 +123,17 @@ def parse_upstream_url(text: str) -> Address:
     host, port = _parse_host_and_port(authority)
     if port == 0:
         raise ValueError("a port from 1 to 65535")
-    return TcpAddress(host, DEFAULT_PORT if port is None else port)
+    return UpstreamUrl(TcpAddress(host, DEFAULT_PORTS[scheme] if port is None else port), scheme in SECURE_SCHEMES)
+
+
+def parse_server_name(text: str) -> str:
+    """A host name, an IPv4 or an IPv6 address, as certificates have them. Raises ValueError with what is expected."""
+    if text.endswith(".") or "%" in text or text.startswith("["):
+        raise ValueError(SERVER_NAME_WORDS)
+    try:
+        return _parse_ipv6(text) if ":" in text else _parse_host(text)
+    except ValueError:
+        raise ValueError(SERVER_NAME_WORDS) from None
 
 
 def _parse_unix(text: str) -> UnixAddress:

@@ -34,6 +34,20 @@ def too_many(excess: Excess, connection: str) -> bytes:
     return _problem(429, members, retry)
 
 
+def unavailable(detail: str) -> bytes:
+    """503: there is no room, here or on the way to the upstream."""
+    retry: tuple[Header, ...] = ((b"Retry-After", b"1"),)
+    return _problem(503, {"detail": detail, "code": "unavailable", "retry_after_ms": 1000}, retry)
+
+
+def problem_body(status: int, detail: str) -> bytes:
+    """The problem document alone, for whoever frames it otherwise."""
+    return _document(status, {"detail": detail})
+
+
 def _problem(status: int, members: dict[str, str | int | None], headers: Sequence[Header]) -> bytes:
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, **members}
-    return build_response(status, (*headers, PROBLEM_JSON), json.dumps(body).encode())
+    return build_response(status, (*headers, PROBLEM_JSON), _document(status, members))
+
+
+def _document(status: int, members: dict[str, str | int | None]) -> bytes:
+    return json.dumps({"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, **members}).encode()

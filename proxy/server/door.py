@@ -1,17 +1,22 @@
-"""The door: reads the first request of a connection, keeps upgrades, turns all else away.
+"""The door: reads the first request of a connection. Upgrades go to the control path, all else to aiohttp.
 
 Reading a head is a state of its own with a protocol of its own; whoever takes the connection on sets another protocol. A connection
-that says nothing until its deadline is closed silently; one that said half a head gets 408.
+that says nothing until its deadline is closed silently; one that said half a head gets 408. How many may stand at the door, in all and
+from one address, is bounded; beyond that the answer is 503.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 from proxy.policy.identity import Identifier, Peer
 from proxy.server.answers import problem
+from proxy.server.capacity import Capacity, Place
+from proxy.server.passthrough import Passthrough
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
 
@@ -19,64 +24,89 @@ HEAD_SIZE: Final = 16 * 1024  # bytes
 HEAD_TIMEOUT: Final = 10.0  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What all doors share. `connections` tells how many clients are there; `head_size` in bytes, `head_timeout` in seconds."""
+
+    upgrades: UpgradePath
+    passthrough: Passthrough
+    identifier: Identifier
+    capacity: Capacity
+    connections: Callable[[], int]
+    head_size: int = HEAD_SIZE
+    head_timeout: float = HEAD_TIMEOUT
+    doors: set[Door] = field(default_factory=set)
+    handshakes: dict[asyncio.Task[None], socket.socket] = field(default_factory=dict)  # of TLS, before the door
+
+
 class Door(asyncio.Protocol):
     """One connection until its first head is whole."""
 
-    __slots__ = ("_doors", "_identifier", "_path", "_peer", "_received", "_timer", "_transport")
+    __slots__ = ("_entrance", "_peer", "_place", "_received", "_timer", "_transport")
 
     _transport: asyncio.Transport
-    _timer: asyncio.TimerHandle
     _peer: Peer
 
-    def __init__(self, path: UpgradePath, identifier: Identifier, doors: set[Door]) -> None:
-        self._path = path
-        self._identifier = identifier
-        self._doors = doors
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
         self._received = b""
+        self._place: Place | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # a stream's, also uvloop's, which is no subclass
-        self._doors.add(self)
-        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self._too_late)
+        entrance = self._entrance
+        entrance.doors.add(self)
         peer = self._who_is_there()
         if peer is None:
             self.end()
-        else:
-            self._peer = peer
+            return
+        self._peer = peer
+        self._place = entrance.capacity.enter(peer.name)
+        if self._place is None or entrance.connections() > entrance.capacity.bounds.connections:
+            self._leave()
+            entrance.upgrades.turn_away(self._transport, "too many connections")
+            return
+        self._timer = asyncio.get_running_loop().call_later(entrance.head_timeout, self._too_late)
 
     def _who_is_there(self) -> Peer | None:
         """None: a TCP peer that is gone already, and whose address nobody can tell. It must not pass for a Unix socket's peer, whose
         word is trusted: what it sent before it left can still be read."""
         peername = self._transport.get_extra_info("peername")
         if isinstance(peername, tuple):
-            return self._identifier.peer(peername[0])
-        if self._transport.get_extra_info("socket").family == socket.AF_UNIX:
-            return self._identifier.peer("")
+            return self._entrance.identifier.peer(peername[0])
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family == socket.AF_UNIX:
+            return self._entrance.identifier.peer("")
         return None
 
     def data_received(self, data: bytes) -> None:
+        size = self._entrance.head_size
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
         end = self._received.find(END_OF_HEAD, searched)
-        if end > HEAD_SIZE or (end < 0 and len(self._received) >= HEAD_SIZE + len(END_OF_HEAD)):
-            self._turn_away(problem(431, f"the head is longer than {HEAD_SIZE} bytes"))
+        if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
+            self._turn_away(problem(431, f"the head is longer than {size} bytes"))
         elif end >= 0:
-            self._head_received(self._received[:end], self._received[end + len(END_OF_HEAD) :])
+            self._head_received(end)
 
-    def _head_received(self, data: bytes, rest: bytes) -> None:
+    def _head_received(self, end: int) -> None:
+        entrance = self._entrance
+        received = self._received
         try:
-            head = parse_request_head(data)
+            head = parse_request_head(received[:end])
             if not wants_upgrade(head):
-                self._turn_away(problem(501, "this is a gate for WebSocket upgrades; other requests are not passed on yet"))
+                self._leave()
+                entrance.passthrough.take(self._transport, received, self._peer)
                 return
-            if rest:
+            if len(received) > end + len(END_OF_HEAD):
                 raise HandshakeError("bytes came behind the head of an upgrade")
         except HandshakeError as error:
-            self._path.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
+            entrance.upgrades.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
             self._turn_away(problem(error.status, error.detail, error.headers))
             return
         self._leave()
-        self._path.begin(self._transport, head, self._peer)
+        entrance.upgrades.begin(self._transport, head, self._peer)
 
     def eof_received(self) -> bool:
         self._leave()
@@ -87,14 +117,14 @@ class Door(asyncio.Protocol):
 
     def _too_late(self) -> None:
         if self._received:
-            self._turn_away(problem(408, f"the head was not there within {HEAD_TIMEOUT:g} s"))
+            self._turn_away(problem(408, f"the head was not there within {self._entrance.head_timeout:g} s"))
         else:
             self.end()
 
     def _turn_away(self, answer: bytes) -> None:
         self._leave()
         self._transport.write(answer)
-        self._path.lingering.adopt(self._transport)
+        self._entrance.upgrades.lingering.adopt(self._transport)
 
     def end(self) -> None:
         """Close without a word: nothing was asked yet."""
@@ -102,5 +132,8 @@ class Door(asyncio.Protocol):
         self._transport.close()
 
     def _leave(self) -> None:
-        self._timer.cancel()
-        self._doors.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._place is not None:
+            self._place.leave()
+        self._entrance.doors.discard(self)

@@ -82,7 +82,7 @@ class _Leaving(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._transport.close()
-        return True
+        return self._transport.can_write_eof()  # TLS knows no half-open stream, and asyncio complains of who wants one
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()

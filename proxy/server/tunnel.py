@@ -38,7 +38,6 @@ from proxy.wire.frames import (
     build_frame,
 )
 
-BUFFER: Final = 256 * 1024  # bytes per direction that may wait for a slow reader
 CLOSE_ANSWER: Final = 10.0  # seconds that a side has to answer the other side's Close
 FRAME_END: Final = 2.0  # seconds that a Close of ours waits for the end of a frame
 MESSAGE_END: Final = 0.5  # seconds that a notice waits for the end of a message
@@ -108,7 +107,7 @@ class Half(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.tunnel.gone(self)
-        return True
+        return self.transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.left = True
@@ -135,7 +134,10 @@ class Half(asyncio.Protocol):
 
 
 class Tunnel:
-    """One relayed connection. `ends` hears once of each phase that it enters."""
+    """One relayed connection. `ends` hears once of each phase that it enters.
+
+    How much may wait for a slow reader is set on the transports already.
+    """
 
     __slots__ = (
         "_ends",
@@ -175,7 +177,6 @@ class Tunnel:
         self.client.peer, self.upstream.peer = self.upstream, self.client
         for half in (self.client, self.upstream):
             half.forward = half.peer.transport.write
-            half.transport.set_write_buffer_limits(high=BUFFER)
             half.transport.set_protocol(half)
 
     def begin(self, first: bytes, rest: bytes) -> None:

@@ -16,17 +16,20 @@ from enum import Enum
 from typing import Final
 
 from proxy.ledger.store import Denial, Grant, Store
-from proxy.metrics import Totals, Traffic
+from proxy.log import Log
+from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
-from proxy.policy.identity import Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
+from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
 from proxy.policy.meter import Meter, MeterRules, release
 from proxy.policy.routes import Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Upstream
-from proxy.server.answers import problem, too_many
+from proxy.server.answers import problem, too_many, unavailable
+from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
-from proxy.server.tunnel import Initiator, Tunnel
-from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, UpstreamError, dial
+from proxy.server.live import Live
+from proxy.server.tunnel import Tunnel
+from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
 from proxy.wire.extensions import Extension, join_offers, select_offers, settle
 from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
 from proxy.wire.handshake import (
@@ -40,6 +43,7 @@ from proxy.wire.handshake import (
     validate_upgrade,
 )
 
+MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
@@ -55,7 +59,11 @@ class Result(Enum):
     UPSTREAM_ERROR = "upstream_error"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     ABANDONED = "abandoned"
+    UNAVAILABLE = "unavailable"
     FAILED = "failed"
+
+
+_RESULT_OF_STATUS: Final = {502: Result.UPSTREAM_ERROR, 503: Result.UNAVAILABLE, 504: Result.UPSTREAM_TIMEOUT}
 
 
 @dataclass(slots=True)
@@ -73,52 +81,13 @@ class Connection:
         return self.id.hex()
 
 
-@dataclass(slots=True)
-class Live:
-    """The tunnels that are there, what they hold, and what those that are gone have carried."""
-
-    totals: Totals
-    store: Store
-    held: dict[Tunnel, Grant] = field(default_factory=dict)
-    gone: Traffic = field(default_factory=Traffic)
-
-    def add(self, tunnel: Tunnel, grant: Grant) -> None:
-        self.held[tunnel] = grant
-        self.totals.connections += 1
-
-    def ended(self, tunnel: Tunnel, code: int, initiator: Initiator) -> None:
-        self.totals.connections -= 1
-        self.totals.count_close(code, initiator.value)
-        self.store.release(self.held[tunnel])
-        if tunnel.meter is not None:
-            release(tunnel.meter, self.store)
-
-    def over(self, tunnel: Tunnel) -> None:
-        del self.held[tunnel]
-        _add_traffic(self.gone, tunnel)
-
-    def traffic(self) -> Traffic:
-        """All that was carried until now."""
-        gone = self.gone
-        traffic = Traffic(gone.messages_in, gone.bytes_in, gone.messages_out, gone.bytes_out)
-        for tunnel in self.held:
-            _add_traffic(traffic, tunnel)
-        return traffic
-
-
-def _add_traffic(traffic: Traffic, tunnel: Tunnel) -> None:
-    traffic.messages_in += tunnel.client.walker.messages
-    traffic.bytes_in += tunnel.client.walker.received_bytes
-    traffic.messages_out += tunnel.upstream.walker.messages
-    traffic.bytes_out += tunnel.upstream.walker.received_bytes
-
-
 class AwaitingUpgrade(asyncio.Protocol):
     """The client while we decide and dial. It has nothing to say before our 101 (DESIGN, "The door" 7)."""
 
-    __slots__ = ("early", "task")
+    __slots__ = ("_transport", "early", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self.task: asyncio.Task[None] | None = None
         self.early = False
 
@@ -128,7 +97,7 @@ class AwaitingUpgrade(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._cancel()
-        return True
+        return self._transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
@@ -154,21 +123,38 @@ class UpgradePath:
     totals: Totals
     live: Live
     lingering: Lingering
+    capacity: Capacity
+    log: Log
+    dialer: Dialer
+    buffer: int  # bytes per direction of a tunnel
+    scheme: bytes  # of the public port, as the upstream is told: http or https
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     relays: set[AnswerRelay] = field(default_factory=set)
+    warned: set[Address] = field(default_factory=set)  # peers that a warning was written about
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
         """Take over a transport from which a head was read that wants to be an upgrade."""
-        protocol = AwaitingUpgrade()
+        place = self.capacity.enter(peer.name)
+        if place is None:
+            self.turn_away(transport, "too many upgrades are under way")
+            return
+        protocol = AwaitingUpgrade(transport)
         transport.set_protocol(protocol)
         protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, transport))
+        task.add_done_callback(lambda done: self._done(done, transport, place))
 
-    def _done(self, task: asyncio.Task[None], transport: asyncio.Transport) -> None:
+    def _done(self, task: asyncio.Task[None], transport: asyncio.Transport, place: Place) -> None:
+        place.leave()
         self.tasks.discard(task)
         if task.cancelled():  # before its first step; later it takes leave of the client itself
             transport.abort()
+
+    def turn_away(self, transport: asyncio.Transport, detail: str) -> None:
+        """There is no room for one more."""
+        self.totals.upgrades[NO_ROUTE, Result.UNAVAILABLE.value] += 1
+        self.log.access("turned away", group=(detail,), why=detail)
+        self._answer(transport, unavailable(detail))
 
     def refuse_head(self, transport: asyncio.Transport, error: HandshakeError | PathError | IdentityError) -> None:
         """Answer a head that is refused."""
@@ -184,8 +170,8 @@ class UpgradePath:
             connection.result = Result.UPSTREAM_ERROR if error.status == 502 else Result.BAD_REQUEST
             self.refuse_head(transport, error)
         except UpstreamError as error:
-            connection.result = Result.UPSTREAM_TIMEOUT if error.status == 504 else Result.UPSTREAM_ERROR
-            self._answer(transport, problem(error.status, error.detail))
+            connection.result = _RESULT_OF_STATUS[error.status]
+            self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
         except asyncio.CancelledError:
             if protocol.early:
                 connection.result = Result.BAD_REQUEST
@@ -219,6 +205,7 @@ class UpgradePath:
             self._answer(transport, problem(404, "no route matches this path"))
             return
         connection.route = match.route.name
+        self._warn_of_unlisted_proxy(peer, head)
         principal = self._principal(match, query, head, peer, connection.id)
         rules, claims = self.admission.claims(principal)
         (decision,) = await self.store.admit([claims], time.monotonic())
@@ -231,6 +218,15 @@ class UpgradePath:
         connection.grant = decision
         connection.meter = self.meters.compile(principal, self.store, time.monotonic())
         await self._relay(transport, request, principal, match, peer, connection)
+
+    def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
+        """A private address that speaks for others, and whose word does not count: once for each, and not for endless many."""
+        address = peer.address
+        if peer.trusted or address is None or {b"x-forwarded-for", b"forwarded"}.isdisjoint(head.fields):
+            return
+        if address.is_private and address not in self.warned and len(self.warned) < MAX_WARNED:
+            self.warned.add(address)
+            self.log.warning("a private peer sends forwarding headers but is not in identity.trusted_proxies", peer=str(address))
 
     def _principal(self, match: Match, query: bytes, head: RequestHead, peer: Peer, connection: bytes) -> Principal:
         user, anonymous = self.identifier.user(query, head.fields, connection)
@@ -249,7 +245,7 @@ class UpgradePath:
     ) -> None:
         head = request.head
         offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
-        forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=b"http")
+        forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=self.scheme)
         handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded, trusted=peer.trusted)
         answer = await self._dial(match, handshake)
         try:
@@ -272,9 +268,10 @@ class UpgradePath:
     async def _dial(self, match: Match, handshake: bytes) -> Answer:
         route = match.route
         try:
-            answer = await dial(self.upstreams[route.upstream].address, handshake)
-        except UpstreamError:
-            self.totals.upstream_up[route.name] = False
+            answer = await self.dialer.dial(self.upstreams[route.upstream], handshake)
+        except UpstreamError as error:
+            if error.status != 503:  # that was no dial
+                self.totals.upstream_up[route.name] = False
             raise
         self.totals.upstream_up[route.name] = True
         return answer
@@ -291,6 +288,8 @@ class UpgradePath:
         validate_101(answer.head, request)
         agreed = settle(answer.head.fields.get(b"sec-websocket-extensions", ()), offers, may_drop=self.meters.may_drop(principal))
         assert connection.grant is not None
+        for side in (transport, answer.transport):
+            side.set_write_buffer_limits(high=self.buffer)
         judge = None if connection.meter is None else connection.meter.charge
         tunnel = Tunnel(
             (transport, FrameWalker(masked=True, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=judge)),
@@ -300,7 +299,7 @@ class UpgradePath:
             lingering=self.lingering,
             ends=self.live,
         )
-        self.live.add(tunnel, connection.grant)
+        self.live.add(tunnel, connection.grant, principal)
         connection.result = Result.ADMITTED
         tunnel.begin(build_101(answer.head, request, extensions=agreed.header), answer.rest)
 
@@ -315,6 +314,7 @@ class UpgradePath:
     ) -> None:
         self.totals.refusals[rule.name, Mode.ENFORCE.value] += 1
         excess = refusal(rule, denial.retry_after)
+        self.log.access("upgrade refused", group=(rule.name,), id=connection, route=principal.route, rule=rule.name, code=rule.code)
         often = self.history.note(principal, time.monotonic())
         if often or self.refuse_with is RefuseWith.HTTP:
             self._answer(transport, too_many(excess, connection))

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from proxy.policy.upstreams import TcpAddress, UnixAddress
+from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.sockets import Keepalive
+from proxy.server.tls import SHUTDOWN_TIMEOUT, keep_the_end, server_name, upstream_context
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, Header, ResponseHead, build_head, end_to_end, parse_response_head
 
-CONNECT_TIMEOUT: Final = 5.0  # seconds
-HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, from the connection to the end of the answer's head
 RELAY_IDLE: Final = 60.0  # seconds without a byte of a relayed answer
 MAX_HEAD: Final = 16 * 1024  # bytes of an answer's head, earlier 1xx ones included
 SWITCHING_PROTOCOLS: Final = 101
@@ -42,37 +43,75 @@ class Answer:
     rest: bytes
 
 
-async def dial(address: TcpAddress | UnixAddress, request: bytes) -> Answer:
-    """Send a handshake and wait for the answer. Raises UpstreamError; when cancelled, closes what was opened."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Answer] = loop.create_future()
-    transport: asyncio.Transport
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            if isinstance(address, UnixAddress):
-                transport, _ = await loop.create_unix_connection(lambda: _AwaitingAnswer(answer, request), address.path)
-            else:
-                transport, _ = await loop.create_connection(lambda: _AwaitingAnswer(answer, request), address.host, address.port)
-    except TimeoutError:
-        raise UpstreamError("the upstream does not accept the connection", 504) from None
-    except OSError as error:
-        raise UpstreamError(f"the upstream cannot be reached: {_reason(error)}", 502) from None
-    try:
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-            return await answer
-    except TimeoutError:
-        transport.abort()
-        raise UpstreamError("the upstream does not answer the handshake", 504) from None
-    except HandshakeError as error:
-        transport.abort()
-        raise UpstreamError(error.detail, 502) from None
-    except BaseException:  # cancelled, or cut off: whatever ends the wait, the socket goes with it
-        transport.abort()
-        raise
+class Dialer:
+    """Opens connections to upstreams; bounds for each of them how many are under way at once."""
+
+    def __init__(self, upstreams: Iterable[Upstream], keepalive: Keepalive) -> None:
+        self._keepalive = keepalive
+        self._pending = {upstream.name: 0 for upstream in upstreams}
+        self._contexts = {upstream.name: upstream_context(upstream) for upstream in upstreams}
+
+    async def dial(self, upstream: Upstream, request: bytes) -> Answer:
+        """Send a handshake and wait for the answer. Raises UpstreamError; when cancelled, closes what was opened."""
+        if self._pending[upstream.name] >= upstream.max_pending:
+            raise UpstreamError("too many connections to the upstream are under way", 503)
+        self._pending[upstream.name] += 1
+        try:
+            return await self._dial(upstream, request)
+        finally:
+            self._pending[upstream.name] -= 1
+
+    async def _dial(self, upstream: Upstream, request: bytes) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(upstream.connect_timeout):
+                transport = await self._connect(upstream, lambda: _AwaitingAnswer(answer, request))
+        except TimeoutError:
+            raise UpstreamError("the upstream does not accept the connection", 504) from None
+        except OSError as error:
+            raise UpstreamError(f"the upstream cannot be reached: {_reason(error)}", 502) from None
+        try:
+            async with asyncio.timeout(upstream.handshake_timeout):
+                return await answer
+        except TimeoutError:
+            transport.abort()
+            raise UpstreamError("the upstream does not answer the handshake", 504) from None
+        except HandshakeError as error:
+            transport.abort()
+            raise UpstreamError(error.detail, 502) from None
+        except BaseException:  # cancelled, or cut off: whatever ends the wait, the socket goes with it
+            transport.abort()
+            raise
+
+    async def _connect(self, upstream: Upstream, protocol: Callable[[], _AwaitingAnswer]) -> asyncio.Transport:
+        loop = asyncio.get_running_loop()
+        address = upstream.address
+        if isinstance(address, UnixAddress):
+            transport, _ = await loop.create_unix_connection(protocol, address.path)
+            return transport
+        context = self._contexts[upstream.name]
+        if context is None:
+            transport, _ = await loop.create_connection(protocol, address.host, address.port)
+        else:
+            transport, _ = await loop.create_connection(
+                protocol,
+                address.host,
+                address.port,
+                ssl=context,
+                server_hostname=server_name(upstream),
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+            )
+            keep_the_end(transport)
+        self._keepalive.apply_to_transport(transport)
+        return transport
 
 
 def _reason(error: OSError) -> str:
     """Why a dial failed, in words that do not name the address: asyncio's do, and they would go to the client."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate is not trusted"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS as it should"
     if isinstance(error, socket.gaierror) or not error.errno:
         return "its name does not resolve" if isinstance(error, socket.gaierror) else "none of its addresses answers"
     return os.strerror(error.errno)
@@ -240,7 +279,7 @@ class _AnswerReader(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._relay.heard = True
         self._relay.end()
-        return True
+        return self._relay.client.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.left = True

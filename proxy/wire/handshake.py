@@ -142,6 +142,25 @@ def _parse_head(data: bytes) -> tuple[bytes, tuple[Header, ...], dict[bytes, lis
     return lines[0], tuple(headers), fields
 
 
+def check_field_line(line: bytes) -> None:
+    """Raises HandshakeError for what is not `Name: value`, without its CRLF."""
+    _parse_head(b"\r\n" + line)
+
+
+def check_text(text: bytes) -> None:
+    """Raises HandshakeError for control bytes (RFC 9110 §5.5)."""
+    if text.translate(None, _LINE):
+        raise HandshakeError("a control byte")
+
+
+def index_headers(headers: Iterable[Header]) -> dict[bytes, list[bytes]]:
+    """Lower-case name -> all values, in order."""
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), []).append(value)
+    return fields
+
+
 def list_tokens(values: Iterable[bytes]) -> list[bytes]:
     """The elements of a comma-separated list over all header lines of one name (RFC 9110 §5.6.1), empty ones left out."""
     return [token for value in values for part in value.split(b",") if (token := part.strip(_OWS))]
@@ -164,9 +183,7 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
         raise _upgrade_required(_NEEDS_HTTP_1_1)
     if not head.target.startswith(b"/"):
         raise HandshakeError("request target is not a path")
-    host = _only(fields, b"host", "Host")
-    if not host or host.translate(None, _HOST):
-        raise HandshakeError("Host is not a host name")
+    host = validate_host(fields)
     if b"upgrade" not in fields:
         raise _upgrade_required("Upgrade: websocket is missing (does a proxy in front remove it?)")
     if _only(fields, b"upgrade", "Upgrade").lower() != b"websocket":
@@ -180,6 +197,14 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     if fields.get(b"sec-websocket-version") != [WEBSOCKET_VERSION]:
         raise _upgrade_required("Sec-WebSocket-Version is not 13")
     return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(fields.get(b"sec-websocket-protocol", ()))))
+
+
+def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+    """The one Host of an HTTP/1.1 request. RFC 9112 §3.2. Raises HandshakeError (400)."""
+    host = _only(fields, b"host", "Host")
+    if not host or host.translate(None, _HOST):
+        raise HandshakeError("Host is not a host name")
+    return host
 
 
 def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:

@@ -9,12 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxy
-from proxy.config import Config, ConfigError, Overrides, load, parse
+from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, TunnelSettings, load, parse
+from proxy.config.operation_schema import KEEPALIVE_KEYS, LIMITS_KEYS, LOG_KEYS, TUNNEL_KEYS
 from proxy.config.rule_schema import KEYS as RULE_KEYS
 from proxy.config.schema import DEFAULT_ADMIN, DEFAULT_LISTEN, KEYS
+from proxy.config.tls_schema import SERVER_KEYS, UPSTREAM_KEYS
+from proxy.config.upstream_schema import KEYS as BACKEND_KEYS
 from proxy.config.yaml_nodes import MAX_FILE
 from proxy.policy.identity import IdentityRules
 from proxy.policy.rules import RefuseWith
+from proxy.policy.upstreams import TcpAddress, Upstream
 
 SHIPPED = Path(proxy.__file__).parents[1] / "config"
 
@@ -29,6 +33,9 @@ def test_the_shipped_configuration_spells_out_the_defaults_and_starts_without_an
     config = load(str(SHIPPED / "wsgate.yaml"), {})
     assert (config.listen, config.admin, config.identity) == (DEFAULT_LISTEN, DEFAULT_ADMIN, IdentityRules())
     assert (config.refuse_with, config.store) == (RefuseWith.CLOSE, "memory://")
+    assert config.upstreams == {"game": Upstream("game", TcpAddress("127.0.0.1", 9000))}
+    assert (config.tls, config.drain) == (None, 8.0)
+    assert (config.limits, config.tunnel, config.log) == (Limits(), TunnelSettings(), LogSettings())
     assert [route.path for route in config.routes] == ["/ws/tournament/{room}", "/{rest*}"]
     assert [(rule.name, rule.limit, rule.burst, rule.close_code) for rule in config.rules] == [
         ("user-connections", 3, 0, 4008),
@@ -40,6 +47,12 @@ def test_the_shipped_configuration_spells_out_the_defaults_and_starts_without_an
         ("payload", 16384, 0, 4009),
     ]
     assert not any(rule.shadow for rule in config.rules)
+
+
+def test_the_shipped_configuration_shows_every_key() -> None:
+    text = (SHIPPED / "wsgate.yaml").read_text()
+    keys = (*KEYS, *BACKEND_KEYS, *SERVER_KEYS, *UPSTREAM_KEYS, *LIMITS_KEYS, *TUNNEL_KEYS, *KEEPALIVE_KEYS, *LOG_KEYS)
+    assert [key for key in keys if f"{key}:" not in text] == []
 
 
 def test_the_minimal_configuration_limits_something() -> None:
@@ -103,7 +116,13 @@ def config_or_mistakes(text: str) -> None:
 WORDS = [
     *KEYS,
     *RULE_KEYS,
-    "url",
+    *BACKEND_KEYS,
+    *SERVER_KEYS,
+    *UPSTREAM_KEYS,
+    *LIMITS_KEYS,
+    *TUNNEL_KEYS,
+    *KEEPALIVE_KEYS,
+    *LOG_KEYS,
     "user",
     "ip",
     "room",
@@ -116,7 +135,11 @@ WORDS = [
     "trusted_proxies",
     "game",
     "ws://h",
+    "wss://h",
     "10/s",
+    "30s",
+    "16KiB",
+    "true",
     "${A}",
     "${",
     "<<",

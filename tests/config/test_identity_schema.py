@@ -199,6 +199,9 @@ def test_a_folder_is_no_secret(tmp_path: Path, mistakes: Mistakes) -> None:
         "listen: ${SECRET}\nadmin: ${SECRET}\nstore: ${SECRET}\nmode: ${SECRET}\nrefuse_with: ${SECRET}",
         "routes: [{name: 'a ${SECRET}', path: '/{${SECRET}}', upstream: '${SECRET}', room: '{${SECRET}', room_case: '${SECRET}'}]",
         "rules: [{name: ' ${SECRET}', per: ['${SECRET}'], messages: '${SECRET}', burst: '${SECRET}', when: {route: '${SECRET}', ip: '1.2.3.4/${SECRET}'}}]",
+        "tls: {certificate: '/nowhere/${SECRET}', key: 'tests/${SECRET}'}",
+        "drain: ${SECRET}\nlimits: {max_connections: '${SECRET}', head_size: '${SECRET}'}\nlog: {level: '${SECRET}', access: '${SECRET}'}",
+        "tunnel: {buffer: '${SECRET}', keepalive: {idle: '${SECRET}', count: '${SECRET}'}, user_timeout: '${SECRET}'}",
         "store: redis://user:hunter2@host",
     ],
 )

@@ -1,11 +1,28 @@
 """The questions a schema asks: typed answers, or a problem and None."""
 
 from enum import Enum
+from pathlib import Path
 
 import pytest
 
 from proxy.config.problems import Place, Problem
-from proxy.config.reading import MAX_NAMED, NAME, Kind, Reading, any_of, choice, names_of, parse_name, suggestion, whole
+from proxy.config.reading import (
+    FILE,
+    FLAG,
+    MAX_NAMED,
+    NAME,
+    Kind,
+    Reading,
+    any_of,
+    beside,
+    choice,
+    names_of,
+    parse_name,
+    suggestion,
+    whole,
+    within,
+)
+from proxy.config.units import parse_size
 from proxy.config.yaml_nodes import Broken, Listing, Node, Table, Text
 
 HERE = Place("", 0, 0, "k")
@@ -48,6 +65,34 @@ def test_a_choice_is_one_of_its_words_spelled_exactly() -> None:
         with pytest.raises(ValueError, match="red or blue") as error:
             kind.parse(word)
         assert str(error.value) == expected
+
+
+def test_a_flag_is_true_or_false() -> None:
+    assert (FLAG.parse("true"), FLAG.parse("false")) == (True, False)
+    for word in ("", "True", "yes", "on", "1"):
+        with pytest.raises(ValueError, match=r"^true or false$"):
+            FLAG.parse(word)
+
+
+def test_an_amount_lies_within_its_bounds_both_included() -> None:
+    kind = within("a size", parse_size, "1KiB", "2KiB", " (of paper)")
+    assert [kind.parse(word) for word in ("1024", "1KiB", "1500", "2KiB")] == [1024, 1024, 1500, 2048]
+    for word in ("1023", "2049", "0", "3KiB", "1kib", ""):
+        with pytest.raises(ValueError, match="a size") as error:
+            kind.parse(word)
+        assert str(error.value) == kind.expected == "a size from 1KiB to 2KiB (of paper)"
+
+
+def test_relative_paths_start_where_the_configuration_lies() -> None:
+    assert beside(Place("/etc/wsgate/gate.yaml", 1, 1, ""), "gate.pem") == Path("/etc/wsgate/gate.pem")
+    assert beside(Place("/etc/wsgate/gate.yaml", 1, 1, ""), "/run/gate.pem") == Path("/run/gate.pem")
+    assert beside(Place("gate.yaml", 1, 1, ""), "gate.pem") == Path("gate.pem")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a\nb", "\udcff"])
+def test_what_cannot_be_printed_is_no_path(path: str) -> None:
+    with pytest.raises(ValueError, match="the path of a file"):
+        FILE.parse(path)
 
 
 def test_lists_of_words_are_english() -> None:

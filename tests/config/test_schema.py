@@ -4,19 +4,20 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.config import Config, ConfigError, Overrides, default, parse
+from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, TunnelSettings, default, parse
 from proxy.config.schema import parse_store
 from proxy.policy.identity import IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith
-from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream
+from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
 
-KEYS = "listen, admin, upstreams, store, identity, routes, rules, mode or refuse_with"
+KEYS = "listen, admin, upstreams, store, identity, routes, rules, mode, refuse_with, tls, drain, limits, tunnel or log"
+UPSTREAM_KEYS = "url, connect_timeout, handshake_timeout, tls or max_pending"
 UPSTREAMS = "at least one upstream, such as {game: {url: ws://127.0.0.1:9000}}"
-URL = "a URL such as ws://host:port, http://host:port or unix:/path"
+URL = "a URL such as ws://host:port (or wss, http, https), or unix:/path"
 HOST = "a host name (letters, digits, - and dots), an IPv4 address or an IPv6 address in brackets"
 TWO = "upstreams: {a: {url: ws://a}, b: {url: ws://b}}\nroutes: [{name: r, path: /, upstream: a}]\n"
 
@@ -37,6 +38,11 @@ def test_only_upstreams_are_required_and_the_rest_is_as_the_contract_says(config
         rules=(),
         refuse_with=RefuseWith.CLOSE,
         store="memory://",
+        tls=None,
+        drain=8.0,
+        limits=Limits(),
+        tunnel=TunnelSettings(),
+        log=LogSettings(),
     )
 
 
@@ -58,18 +64,9 @@ def test_several_upstreams_are_read_by_name() -> None:
     assert parse(text, "f", {}).upstreams == {"a": Upstream("a", TcpAddress("a", 80)), "b": Upstream("b", UnixAddress("/run/b.sock"))}
 
 
-@pytest.mark.parametrize(
-    "later", ["tls", "drain", "limits", "tunnel", "log", "store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl"]
-)
+@pytest.mark.parametrize("later", ["store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl"])
 def test_keys_of_later_issues_are_not_supported_yet(later: str, mistakes: Mistakes) -> None:
     assert mistakes(f"{later}: x") == [f"2:1: {later}: expected {KEYS}, found {later}, which is not supported yet"]
-
-
-@pytest.mark.parametrize("later", ["connect_timeout", "handshake_timeout", "tls", "max_pending"])
-def test_keys_of_an_upstream_of_later_issues_are_not_supported_yet(later: str) -> None:
-    assert told(f"upstreams: {{a: {{url: ws://h, {later}: x}}}}") == [
-        f"1:30: upstreams.a.{later}: expected url, found {later}, which is not supported yet"
-    ]
 
 
 @pytest.mark.parametrize("store", ["redis://h", "rediss://h", "redis+sentinel://h", "redis+cluster://h"])
@@ -96,16 +93,15 @@ def test_what_is_no_store_is_not_promised_for_later(store: str) -> None:
         ("upstreams: [a]", f"1:12: upstreams: expected {UPSTREAMS}, found a list"),
         ("upstreams: {a: ws://h}", "1:16: upstreams.a: expected a mapping such as {url: ws://127.0.0.1:9000}, found text"),
         ("upstreams: {a: {}}", f"1:16: upstreams.a.url: expected {URL}, found nothing"),
-        ("upstreams: {a: {url: ws://h, ulr: x}}", "1:30: upstreams.a.ulr: expected url (did you mean url?), found the unknown key ulr"),
+        (
+            "upstreams: {a: {url: ws://h, ulr: x}}",
+            f"1:30: upstreams.a.ulr: expected {UPSTREAM_KEYS} (did you mean url?), found the unknown key ulr",
+        ),
         (
             "upstreams: {a b: {url: ws://h}}",
             '1:13: upstreams.?: expected a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit, found "a b"',
         ),
         ("upstreams: {a: {url: h}}", f'1:22: upstreams.a.url: expected {URL}, found "h"'),
-        (
-            "upstreams: {a: {url: wss://h}}",
-            '1:22: upstreams.a.url: expected a ws://, http:// or unix:/path URL (wss:// is not supported yet), found "wss://h"',
-        ),
         (
             "upstreams: {a: {url: ws://h/x}}",
             '1:22: upstreams.a.url: expected a URL that ends with the host or port: the request\'s own path goes upstream, found "ws://h/x"',
@@ -157,6 +153,11 @@ rules:
   - {name: r, per: room, penalty: x}
 mode: x
 more: x
+tls: {key: /nowhere}
+drain: 2h
+limits: {max_pending: 0}
+tunnel: {keepalive: {idle: 0s}}
+log: {level: x}
 """
     paths = [one.split(": ")[0] for one in told(text, Overrides(listen="x", store="x"))]
     assert paths == [
@@ -164,6 +165,7 @@ more: x
         "--store",
         *("1:9", "2:8", "3:22", "4:25", "4:36", "5:26", "5:39"),
         *("7:20", "7:33", "8:5", "8:12", "8:26", "9:7", "10:1"),
+        *("11:6", "11:12", "12:8", "13:23", "14:28", "15:14"),
     ]
 
 
@@ -175,6 +177,18 @@ def test_flags_win_over_the_file(config: Read) -> None:
     assert read.rules[0].shadow
 
 
+def test_the_upstream_flag_replaces_the_url_and_leaves_how_it_is_dialed() -> None:
+    tls = UpstreamTls(server_name="game.test")
+
+    def read(url: str, flag: str) -> Upstream:
+        text = f"upstreams: {{a: {{url: '{url}', connect_timeout: 1s, max_pending: 2{', tls: {server_name: game.test}' if 'wss' in url else ''}}}}}"
+        return parse(text, "f", {}, Overrides(upstream=flag)).upstreams["a"]
+
+    assert read("wss://h", "https://i") == Upstream("a", TcpAddress("i", 443), 1.0, tls=tls, max_pending=2)
+    assert read("wss://h", "ws://i") == Upstream("a", TcpAddress("i", 80), 1.0, max_pending=2)
+    assert read("ws://h", "wss://i") == Upstream("a", TcpAddress("i", 443), 1.0, tls=UpstreamTls(), max_pending=2)
+
+
 def test_a_flag_does_not_hide_a_mistake_in_the_file(mistakes: Mistakes) -> None:
     assert len(mistakes("listen: x", overrides=Overrides(listen="127.0.0.1:1"))) == 1
 
@@ -183,6 +197,7 @@ def test_an_upstream_may_come_from_the_flag_alone() -> None:
     read = parse("refuse_with: http", "f", {}, Overrides(upstream="ws://h:9000"))
     assert read.upstreams == {"default": Upstream("default", TcpAddress("h", 9000))}
     assert read.routes == (Route("default", "/{rest*}", "default"),)
+    assert default(Overrides(upstream="wss://h")).upstreams["default"] == Upstream("default", TcpAddress("h", 443), tls=UpstreamTls())
 
 
 def test_the_upstream_flag_does_not_choose_among_several() -> None:

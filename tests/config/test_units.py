@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.units import MAX_NUMBER, parse_count, parse_duration, parse_number, parse_rate, parse_size
+from proxy.config.units import MAX_NUMBER, parse_count, parse_duration, parse_number, parse_rate, parse_seconds, parse_size
 
-EVERY_UNIT = [parse_count, parse_number, parse_size, parse_rate, parse_duration]
+EVERY_UNIT = [parse_count, parse_number, parse_size, parse_rate, parse_duration, parse_seconds]
 
 
 @pytest.mark.parametrize(("text", "count"), [("0", 0), ("3", 3), ("010", 10), ("2000", 2000), (str(MAX_NUMBER), MAX_NUMBER)])
@@ -40,6 +40,18 @@ def test_rates_are_per_second(text: str, rate: float) -> None:
 )
 def test_durations_are_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0s", 0), ("1s", 1), ("2000ms", 2), ("0.5m", 30), ("2.05m", 123), ("1h", 3600)])
+def test_what_counts_in_seconds_is_whole(text: str, seconds: int) -> None:
+    assert parse_seconds(text) == seconds
+    assert isinstance(parse_seconds(text), int)
+
+
+@pytest.mark.parametrize("text", ["1ms", "1500ms", "0.5s", "1.01m"])
+def test_a_part_of_a_second_is_refused_where_seconds_count(text: str) -> None:
+    with pytest.raises(ValueError, match="whole seconds"):
+        parse_seconds(text)
 
 
 @pytest.mark.parametrize(

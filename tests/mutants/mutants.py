@@ -1226,6 +1226,7 @@ LINGER = "proxy/server/linger.py"
 AT_THE_DOOR = "proxy/server/door.py"
 TUNNEL = "proxy/server/tunnel.py"
 UPGRADE = "proxy/server/upgrade.py"
+LIVE = "proxy/server/live.py"
 UPSTREAM = "proxy/server/upstream.py"
 APP = "proxy/app.py"
 METRICS = "proxy/metrics.py"
@@ -1243,21 +1244,21 @@ SERVER = (
     Mutant(
         "peer_that_is_gone_is_trusted",
         AT_THE_DOOR,
-        'if self._transport.get_extra_info("socket").family == socket.AF_UNIX:',
+        "if sock is not None and sock.family == socket.AF_UNIX:",
         "if True:",
         ("tests/server/test_door.py::test_a_client_that_is_gone_when_we_look_cannot_say_who_it_is",),
     ),
     Mutant(
         "bound_of_the_head_depends_on_how_it_is_cut",
         AT_THE_DOOR,
-        "len(self._received) >= HEAD_SIZE + len(END_OF_HEAD)",
-        "len(self._received) > HEAD_SIZE",
+        "len(self._received) >= size + len(END_OF_HEAD)",
+        "len(self._received) > size",
         ("tests/server/test_door.py::test_a_head_of_16_kib_is_read_however_it_is_cut",),
     ),
     Mutant(
         "bytes_behind_the_head_allowed",
         AT_THE_DOOR,
-        "            if rest:\n",
+        "            if len(received) > end + len(END_OF_HEAD):\n",
         "            if False:\n",
         ("tests/server/test_door.py::test_every_bad_head_gets_its_answer_and_ends_its_connection",),
     ),
@@ -1271,7 +1272,7 @@ SERVER = (
     Mutant(
         "refused_at_the_door_without_lingering",
         AT_THE_DOOR,
-        "self._path.lingering.adopt(self._transport)",
+        "self._entrance.upgrades.lingering.adopt(self._transport)",
         "self._transport.close()",
         ("tests/server/test_door.py::test_who_still_sends_can_read_the_answer",),
     ),
@@ -1292,8 +1293,8 @@ SERVER = (
     ),
     Mutant(
         "seats_kept_until_a_close_is_answered",
-        UPGRADE,
-        "        self.store.release(self.held[tunnel])\n        if tunnel.meter",
+        LIVE,
+        "        self.store.release(held.grant)\n        if tunnel.meter",
         "        if tunnel.meter",
         ("tests/server/test_tunnel.py::test_a_seat_is_free_at_the_first_sign_of_the_end",),
     ),
@@ -1460,4 +1461,158 @@ SERVER = (
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER)
+CAPACITY = "proxy/server/capacity.py"
+TLS = "proxy/server/tls.py"
+TLS_LISTENER = "proxy/server/tls_listener.py"
+SOCKETS = "proxy/server/sockets.py"
+LOG = "proxy/log.py"
+
+PLACES_BACK = ("tests/server/test_capacity.py::test_a_place_is_given_back_by",)
+COALESCED = ("tests/test_log.py::test_of_each_group_a_few_lines_are_written_and_the_rest_is_counted",)
+
+FRONT = (
+    # bounds
+    Mutant(
+        "place_given_back_twice",
+        CAPACITY,
+        "            self._capacity = None\n",
+        "",
+        ("tests/server/test_capacity.py::test_a_place_is_given_back_once",),
+    ),
+    Mutant(
+        "one_address_takes_all_places",
+        CAPACITY,
+        "if mine >= self.bounds.pending_per_ip:",
+        "if False:",
+        ("tests/server/test_capacity.py::test_silent_connections_from_one_address_leave_room_for_others",),
+    ),
+    Mutant(
+        "all_addresses_together_are_not_bounded",
+        CAPACITY,
+        "if self.pending >= self.bounds.pending:",
+        "if False:",
+        ("tests/server/test_capacity.py::test_silent_connections_from_everywhere_are_bounded_too",),
+    ),
+    Mutant(
+        "proxy_bounded_like_a_client",
+        IDENTITY,
+        "            return Peer(parsed, trusted=True)\n",
+        "            return Peer(parsed, trusted=True, name=str(parsed))\n",
+        ("tests/server/test_capacity.py::test_a_trusted_proxy_may_have_more_than_one_address",),
+    ),
+    Mutant(
+        "every_address_of_a_network_counted_by_itself",
+        IDENTITY,
+        "self.ip(parsed).hex()",
+        "str(parsed)",
+        ("tests/policy/test_identity.py::TestPeer::test_of_one_ipv6_network_has_one_name",),
+    ),
+    Mutant("place_of_a_head_kept", AT_THE_DOOR, "            self._place.leave()\n", "            pass\n", PLACES_BACK),
+    Mutant("place_of_an_upgrade_kept", UPGRADE, "        place.leave()\n", "", PLACES_BACK),
+    Mutant(
+        "connections_without_number",
+        AT_THE_DOOR,
+        "entrance.connections() > entrance.capacity.bounds.connections",
+        "False",
+        ("tests/server/test_capacity.py::test_no_more_connections_than_max_connections",),
+    ),
+    Mutant(
+        "dials_counted_for_ever",
+        UPSTREAM,
+        "            self._pending[upstream.name] -= 1\n",
+        "            pass\n",
+        ("tests/server/test_capacity.py::test_a_place_is_given_back_when_the_backend_cannot_be_reached",),
+    ),
+    Mutant(
+        "full_dialer_taken_for_a_dead_upstream",
+        UPGRADE,
+        "if error.status != 503:",
+        "if True:",
+        ("tests/server/test_capacity.py::test_dials_to_one_upstream_are_bounded_and_that_says_nothing_about_the_upstream",),
+    ),
+    # sockets
+    Mutant(
+        "vanished_upstreams_not_noticed",
+        UPSTREAM,
+        "        self._keepalive.apply_to_transport(transport)\n",
+        "",
+        ("tests/server/test_sockets.py::test_of_a_tunnel_both_sides_have_them",),
+    ),
+    Mutant(
+        "user_timeout_in_seconds",
+        SOCKETS,
+        "int(self.user_timeout * 1000)",
+        "int(self.user_timeout)",
+        ("tests/server/test_sockets.py::test_they_are_those_of_the_configuration",),
+    ),
+    # TLS
+    Mutant(
+        "end_of_a_tls_stream_lost",
+        TLS,
+        "high=1, low=0",
+        "high=1 << 18, low=1 << 16",
+        ("tests/server/test_tls.py::test_a_slow_client_loses_nothing_of_who_closes_his_socket",),
+    ),
+    Mutant(
+        "tls_wanted_half_open",
+        TUNNEL,
+        "return self.transport.can_write_eof()",
+        "return True",
+        ("tests/server/test_tls.py::test_a_client_that_leaves_is_told_to_the_backend",),
+    ),
+    Mutant(
+        "any_certificate_believed",
+        TLS,
+        "if not tls.verify:",
+        "if True:",
+        ("tests/server/test_tls.py::test_a_certificate_that_is_not_trusted_is_502",),
+    ),
+    Mutant(
+        "old_tls_spoken",
+        TLS,
+        "    context.minimum_version = ssl.TLSVersion.TLSv1_2\n    context.set_alpn_protocols(ALPN)\n    context.load",
+        "    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED\n    context.set_alpn_protocols(ALPN)\n    context.load",
+        ("tests/server/test_tls.py::test_neither_side_speaks_what_is_older_than_1_2",),
+    ),
+    Mutant(
+        "handshakes_without_number",
+        TLS_LISTENER,
+        "        if place is None:\n            accepted.close()\n            return\n",
+        "        place = place or Place(entrance.capacity, None)\n",
+        ("tests/server/test_tls_listener.py::test_handshakes_from_one_address_are_bounded_and_others_come_in",),
+    ),
+    Mutant(
+        "handshake_and_head_need_two_places",
+        TLS_LISTENER,
+        "        self._pending.leave()\n",
+        "",
+        ("tests/server/test_tls_listener.py::test_a_place_is_given_back_when_the_door_takes_over",),
+    ),
+    # logs and warnings
+    Mutant("flood_of_lines", LOG, "if count <= LINES_PER_SECOND:", "if True:", COALESCED),
+    Mutant("left_out_lines_not_told", LOG, "if count > LINES_PER_SECOND and isinstance(key, tuple):", "if False:", COALESCED),
+    Mutant(
+        "half_of_the_users_is_a_crowd",
+        LIVE,
+        "count <= len(users) * CROWD_SHARE",
+        "count < len(users) * CROWD_SHARE",
+        ("tests/server/test_live.py::test_half_of_the_users_is_not_most_of_them",),
+    ),
+    Mutant(
+        "tabs_taken_for_users",
+        LIVE,
+        "users = {(held.principal.ip, held.principal.user): held.principal.address for held in self.held.values()}",
+        "users = {(held.principal.ip, str(id(held))): held.principal.address for held in self.held.values()}",
+        ("tests/server/test_live.py::test_one_user_with_many_connections_is_no_crowd",),
+    ),
+    # the end
+    Mutant(
+        "all_sent_away_at_once",
+        APP,
+        "total - len(tunnels) < ceil(total * share)",
+        "True",
+        ("tests/test_app.py::test_a_drain_is_spread_over_its_time",),
+    ),
+)
+
+MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT)

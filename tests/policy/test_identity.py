@@ -720,9 +720,18 @@ class TestPeer:
     def test_knows_whether_it_is_trusted(self) -> None:
         who = identifier(trusted_proxies=TRUSTING)
         assert who.peer("10.1.2.3") == Peer(IPv4Address("10.1.2.3"), trusted=True)
-        assert who.peer("11.1.2.3") == Peer(IPv4Address("11.1.2.3"), trusted=False)
+        assert who.peer("11.1.2.3") == Peer(IPv4Address("11.1.2.3"), trusted=False, name="0b010203")
         assert who.peer("") == Peer(None, trusted=True)
-        assert who.peer("not an address") == Peer(None, trusted=False)
+        assert who.peer("not an address") == Peer(None, trusted=False, name="unknown")
+
+    def test_of_one_ipv6_network_has_one_name(self) -> None:
+        who = identifier()
+        assert who.peer("2001:db8::1").name == who.peer("2001:db8::ffff:1").name
+        assert who.peer("2001:db8::1").name != who.peer("2001:db8:0:1::1").name
+        assert identifier(ipv6_prefix=48).peer("2001:db8::1").name == identifier(ipv6_prefix=48).peer("2001:db8:0:1::1").name
+
+    def test_that_speaks_for_many_has_no_name(self) -> None:
+        assert identifier(trusted_proxies=TRUSTING).peer("10.1.2.3").name is None
 
     def test_in_a_network_of_the_other_family_is_not_trusted(self) -> None:
         assert not identifier(trusted_proxies=(ip_network("::/0"),)).is_trusted(ip_address("10.0.0.1"))

@@ -1,10 +1,26 @@
 """Addresses: what each spelling means, and what two readers could read in two ways."""
 
+import ssl
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.policy.upstreams import MAX_UNIX_PATH, Address, TcpAddress, UnixAddress, parse_listen, parse_tcp, parse_upstream_url
+from proxy.policy.upstreams import (
+    MAX_UNIX_PATH,
+    Address,
+    TcpAddress,
+    UnixAddress,
+    Upstream,
+    UpstreamTls,
+    UpstreamUrl,
+    parse_listen,
+    parse_server_name,
+    parse_tcp,
+    parse_upstream_url,
+)
+
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +108,28 @@ def test_an_address_that_could_be_read_in_two_ways_is_refused(text: str, expecte
     ],
 )
 def test_an_upstream_is_a_url_without_a_path(text: str, address: Address) -> None:
-    assert parse_upstream_url(text) == address
+    assert parse_upstream_url(text) == UpstreamUrl(address, secure=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("wss://game", TcpAddress("game", 443)),
+        ("https://game", TcpAddress("game", 443)),
+        ("HTTPS://game:8443", TcpAddress("game", 8443)),
+        ("wss://game:80", TcpAddress("game", 80)),
+        ("wss://[::1]", TcpAddress("::1", 443)),
+    ],
+)
+def test_tls_is_spoken_where_the_url_says_so_by_default_on_its_own_port(text: str, address: Address) -> None:
+    assert parse_upstream_url(text) == UpstreamUrl(address, secure=True)
+
+
+def test_the_defaults_of_an_upstream_are_those_of_the_contract() -> None:
+    upstream = Upstream("game", TcpAddress("h", 80))
+    assert (upstream.connect_timeout, upstream.handshake_timeout, upstream.tls, upstream.max_pending) == (5.0, 10.0, None, 512)
+    tls = UpstreamTls()
+    assert (tls.ca, tls.server_name, tls.verify) == (None, None, True)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +140,11 @@ def test_an_upstream_is_a_url_without_a_path(text: str, address: Address) -> Non
         ("//game", "a URL such as"),
         ("ftp://game", "a URL such as"),
         ("ws:game", "a URL such as"),
-        ("wss://game", "wss:// is not supported yet"),
-        ("HTTPS://game", "https:// is not supported yet"),
+        ("wsss://game", "a URL such as"),
+        ("wss:game", "a URL such as"),
+        ("wss://game:0", "a port from 1"),
+        ("wss://game/", "the request's own path goes upstream"),
+        ("wss://user:hunter2@game", "without user and password"),
         ("ws://user@game", "without user and password"),
         ("ws://user:hunter2@game/x", "without user and password"),
         ("ws://game/", "the request's own path goes upstream"),
@@ -128,9 +168,58 @@ def test_an_upstream_that_could_be_read_in_two_ways_is_refused(text: str, expect
     assert "hunter2" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("game.internal", "game.internal"),
+        ("my_game", "my_game"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("::1", "::1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("xn--hst-sna.test", "xn--hst-sna.test"),
+    ],
+)
+def test_a_server_name_is_a_host_or_an_address_as_certificates_have_them(text: str, name: str) -> None:
+    assert parse_server_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "game.",
+        "game:443",
+        "[::1]",
+        "fe80::1%eth0",
+        "*.game",
+        "h\u00f6st",
+        "ga me",
+        "-game",
+        "1.2.3",
+        "10.0.0.256",
+        "wss://game",
+        ":",
+        "g%",
+    ],
+)
+def test_what_no_certificate_can_name_is_no_server_name(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^the name in the upstream's certificate: a host name or an address, "):
+        parse_server_name(text)
+
+
+@given(st.text() | st.text("ab.:-_0123456789xn"))
+def test_the_library_that_asks_for_a_server_name_takes_each_that_we_take(text: str) -> None:
+    try:
+        name = parse_server_name(text)
+    except ValueError:
+        return
+    CONTEXT.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+
+
 @given(st.text() | st.text("ws:/unix[].0123456789@%a-_#?"))
 def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
-    for parse in (parse_listen, parse_tcp, parse_upstream_url):
+    for parse in (parse_listen, parse_tcp, lambda text: parse_upstream_url(text).address):
         try:
             address = parse(text)
         except ValueError:

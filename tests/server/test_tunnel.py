@@ -15,7 +15,7 @@ import pytest
 from proxy.policy.meter import Meter
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
-from proxy.server.tunnel import BUFFER, Initiator, Phase, Tunnel
+from proxy.server.tunnel import Initiator, Phase, Tunnel
 from proxy.wire.frames import FrameWalker, Verdict
 from tests.support.pair import Pair, pair
 from tests.support.raw import RawStream
@@ -25,6 +25,7 @@ from tests.wire.streams import encode
 MASK = b"\x11\x22\x33\x44"
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 BEGIN, MORE, END = 0x01, 0x00, 0x80  # the fragments of a text message
+BUFFER = 256 * 1024  # bytes per direction, the default of tunnel.buffer
 CHUNK = 256 * 1024  # bytes that one read may bring
 
 ONE_MESSAGE = "rules: [{name: slow, per: connection, messages: 1/s, burst: 1, on_excess: %s}]"

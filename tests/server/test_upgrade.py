@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from proxy.policy.identity import Peer
-from proxy.server import upstream as upstream_module
-from proxy.server.upgrade import AwaitingUpgrade
 from proxy.wire.handshake import accept_value, parse_request_head
 from tests.support.backends import RawConnection, waiting_backend
-from tests.support.gate import Running, running
+from tests.support.gate import Running, running, upstreams
 from tests.support.pair import pair
 from tests.support.raw import KEY, RawClient, raw_client, upgrade_head
 from tests.support.waiting import until
@@ -47,9 +45,9 @@ def nothing_is_held(run: Running) -> bool:
 
 
 @asynccontextmanager
-async def asked(yaml: str = "", head: bytes | None = None) -> AsyncIterator[tuple[RawClient, RawConnection, Running]]:
-    """A client whose upgrade the backend has, and has not answered."""
-    async with waiting_backend() as (url, arrived), running(yaml, upstream=url) as run, raw_client(run.port) as client:
+async def asked(yaml: str = "", head: bytes | None = None, **keys: str) -> AsyncIterator[tuple[RawClient, RawConnection, Running]]:
+    """A client whose upgrade the backend has, and has not answered. `keys`: of the upstream, beside its URL."""
+    async with waiting_backend() as (url, arrived), running(upstreams(url, **keys) + yaml) as run, raw_client(run.port) as client:
         await client.send(head or upgrade_head())
         backend = await asyncio.wait_for(arrived.get(), 5)
         try:
@@ -258,7 +256,7 @@ async def test_a_refused_client_that_leaves_at_once_is_no_trouble() -> None:
             async with raw_client(run.port) as client:
                 await client.send(upgrade_head("/?token=ann"))
                 client.reset()
-        await until(lambda: not run.gate._path.tasks and not run.gate.lingering_connections and not run.gate._doors)
+        await until(lambda: not run.gate._path.tasks and not run.gate.lingering_connections and not run.gate._entrance.doors)
         assert run.gate.live.totals.connections == 1
 
 
@@ -314,9 +312,8 @@ async def deaf() -> AsyncIterator[str]:
                 one.close()
 
 
-async def test_a_backend_that_does_not_accept_is_504(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "CONNECT_TIMEOUT", 0.1)
-    async with deaf() as url, running(SEATS, upstream=url) as run, raw_client(run.port) as client:
+async def test_a_backend_that_does_not_accept_is_504() -> None:
+    async with deaf() as url, running(upstreams(url, connect_timeout="100ms") + SEATS) as run, raw_client(run.port) as client:
         await client.send(upgrade_head())
         assert (await client.answer()).status == 504
         assert results(run) == {"upstream_timeout": 1}
@@ -324,9 +321,8 @@ async def test_a_backend_that_does_not_accept_is_504(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("part", [b"", b"HTTP/1.1 101 Switching"])
-async def test_a_backend_that_does_not_answer_is_504(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "HANDSHAKE_TIMEOUT", 0.1)
-    async with asked(SEATS) as (client, backend, run):
+async def test_a_backend_that_does_not_answer_is_504(part: bytes) -> None:
+    async with asked(SEATS, handshake_timeout="100ms") as (client, backend, run):
         await backend.send(part)
         assert (await client.answer()).status == 504
         assert await backend.rest() == b""
@@ -456,7 +452,7 @@ async def test_an_upgrade_that_is_stopped_before_its_first_step_lets_the_client_
         with socket.create_server(("127.0.0.1", 0)) as server:
             client = RawClient(*await asyncio.open_connection(*server.getsockname()))
             near, _ = server.accept()
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(AwaitingUpgrade, near)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
         run.gate._path.begin(transport, parse_request_head(upgrade_head()[:-4]), Peer(None, trusted=True))
         await run.gate.stop()
         assert await client.rest() == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -63,7 +64,7 @@ Handler = Callable[[RawConnection], Awaitable[None]]
 
 
 @asynccontextmanager
-async def raw_backend(handler: Handler, path: str | None = None) -> AsyncIterator[str]:
+async def raw_backend(handler: Handler, path: str | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server that reads one head and hands the connection to `handler`; yields its URL. Connections end with the handler.
 
     `path`: of a Unix socket to listen on.
@@ -84,8 +85,8 @@ async def raw_backend(handler: Handler, path: str | None = None) -> AsyncIterato
             writer.close()
 
     if path is None:
-        server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
-        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(serve_one, "127.0.0.1", 0, ssl=tls)
+        url = f"{'ws' if tls is None else 'wss'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     else:
         server = await asyncio.start_unix_server(serve_one, path)
         url = f"unix:{path}"
@@ -99,7 +100,9 @@ async def raw_backend(handler: Handler, path: str | None = None) -> AsyncIterato
 
 
 @asynccontextmanager
-async def waiting_backend(path: str | None = None) -> AsyncIterator[tuple[str, asyncio.Queue[RawConnection]]]:
+async def waiting_backend(
+    path: str | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[str, asyncio.Queue[RawConnection]]]:
     """A raw backend whose connections the test itself takes from a queue; they stay open until it ends. `path`: as above."""
     arrived: asyncio.Queue[RawConnection] = asyncio.Queue()
 
@@ -107,5 +110,5 @@ async def waiting_backend(path: str | None = None) -> AsyncIterator[tuple[str, a
         arrived.put_nowait(connection)
         await asyncio.Event().wait()
 
-    async with raw_backend(handler, path) as url:
+    async with raw_backend(handler, path, tls) as url:
         yield url, arrived

@@ -55,12 +55,18 @@ class Running:
                 await asyncio.sleep(0.005)
 
 
+def upstreams(url: str, **keys: str) -> str:
+    """The section of YAML with one upstream, `game`. `keys`: further ones of it, as YAML."""
+    further = "".join(f", {key}: {value}" for key, value in keys.items())
+    return f"upstreams: {{game: {{url: '{url}'{further}}}}}\n"
+
+
 @asynccontextmanager
 async def running(yaml: str, *, upstream: str | None = None, listen: str = "127.0.0.1:0") -> AsyncIterator[Running]:
     """Run a gate on `yaml` (without listen, admin and upstreams: they are filled in; `upstream`: a URL)."""
     text = f"listen: '{listen}'\nadmin: 127.0.0.1:0\n"
     if upstream is not None:
-        text += f"upstreams: {{game: {{url: '{upstream}'}}}}\n"
+        text += upstreams(upstream)
     config = parse(text + yaml, "test.yaml", {})
     log = io.StringIO()
     gate = Gate(config, Log(log))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -69,7 +70,7 @@ class RawStream:
             async with asyncio.timeout(seconds):
                 while data := await self.reader.read(65536):
                     received += data
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLError):
             pass
         return received
 
@@ -115,7 +116,9 @@ class RawClient(RawStream):
 
 
 @asynccontextmanager
-async def raw_client(port: int, local: str | None = None, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
+async def raw_client(
+    port: int, local: str | None = None, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawClient]:
     """Connect to a port of the loopback. `local`: the address to come from. `receive_buffer`: bytes, for a client that is slow."""
     sock = socket.socket()
     sock.setblocking(False)
@@ -124,7 +127,11 @@ async def raw_client(port: int, local: str | None = None, receive_buffer: int | 
     if local is not None:
         sock.bind((local, 0))
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=sock)
+    try:
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=tls, server_hostname=None if tls is None else "game.test")
+    except BaseException:
+        sock.close()
+        raise
     try:
         yield RawClient(reader, writer)
     finally:

@@ -1,0 +1,164 @@
+"""aiohttp's client, made to carry requests as they are: nothing added, followed, kept, unpacked or respelled.
+
+Each upstream has a client of its own, which keeps idle connections for a moment and bounds how many it opens at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.sockets import Keepalive
+from proxy.server.tls import keep_the_end, server_name, upstream_context
+from proxy.server.upstream import UpstreamError
+
+READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
+CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
+KEEP_ALIVE: Final = 4.0  # seconds that an idle connection is kept: less than the 5 s of Node and uvicorn, so that we close it first
+MAX_FIELD: Final = 16 * 1024  # bytes of an answer's status line or of one header field
+BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
+
+
+class HttpClient:
+    """Asks one upstream. To be made where an event loop runs, and closed."""
+
+    def __init__(self, upstream: Upstream, keepalive: Keepalive) -> None:
+        address = upstream.address
+        self._authority = "upstream" if isinstance(address, UnixAddress) else str(address)
+        self._scheme = "http" if upstream.tls is None else "https"
+        self._server_name = None if upstream.tls is None else server_name(upstream)
+        self._session = aiohttp.ClientSession(
+            connector=_connector(upstream, keepalive),
+            request_class=_Request,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            timeout=aiohttp.ClientTimeout(total=None, connect=upstream.connect_timeout, sock_read=READ_TIMEOUT),
+            max_line_size=MAX_FIELD,
+            max_field_size=MAX_FIELD,
+            read_bufsize=BODY_BUFFER,
+        )
+
+    async def ask(
+        self, method: str, target: str, headers: CIMultiDict[str], body: AsyncIterator[bytes] | None, *, expects: bool
+    ) -> aiohttp.ClientResponse:
+        """Send a request, its target as it is; the answer's body is the caller's to read. `expects`: the body waits for a 100.
+
+        Raises UpstreamError: 502, 503 when too many connections are being opened, 504. A request without a body is asked once more
+        when its connection ends without an answer, if its method is idempotent (RFC 9110 §9.2.2).
+        """
+        try:
+            return await self._session.request(
+                method,
+                # As a path, query and all: any other way in, yarl reads it and loses what says nothing, such as an empty query.
+                URL.build(scheme=self._scheme, authority=self._authority, path=target, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                expect100=expects,
+                server_hostname=self._server_name,
+            )
+        except TimeoutError:
+            raise UpstreamError("the upstream does not answer", 504) from None
+        except aiohttp.ClientConnectorError:
+            raise UpstreamError("the upstream cannot be reached", 502) from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamError("the upstream does not answer as it should", 502) from None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class _Answers(ResponseHandler):
+    """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        body = self._payload
+        super().connection_lost(exc)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the connection ended before the body"))
+
+
+class _Request(aiohttp.ClientRequest):
+    """The head does not wait for the body, and a body that waits for a 100 does not wait for ever."""
+
+    async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
+        writer.send_headers()
+        await super().write_bytes(writer, conn, content_length)
+
+    def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 -- aiohttp's signature
+        super().update_expect_continue(expect)
+        if self._continue is not None:
+            self.loop.call_later(CONTINUE_TIMEOUT, _go_on, self._continue)
+
+
+def _go_on(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(True)
+
+
+class _BoundedDials(aiohttp.BaseConnector):
+    """A connector that refuses to open more than `max_pending` connections at once."""
+
+    def __init__(self, *, max_pending: int, **options: Any) -> None:
+        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, **options)
+        answers: Callable[..., ResponseHandler] = _Answers
+        self._factory = partial(answers, loop=self._loop)
+        self.max_pending = max_pending
+        self.pending = 0
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 -- aiohttp's signature
+    ) -> ResponseHandler:
+        if self.pending >= self.max_pending:
+            raise UpstreamError("too many connections to the upstream are under way", 503)
+        self.pending += 1
+        try:
+            protocol = await super()._create_connection(req, traces, timeout)
+            if protocol.transport is not None and protocol.transport.get_extra_info("sslcontext") is not None:
+                keep_the_end(protocol.transport)
+            return protocol
+        finally:
+            self.pending -= 1
+
+
+class _TcpConnector(_BoundedDials, aiohttp.TCPConnector):
+    pass
+
+
+class _UnixConnector(_BoundedDials, aiohttp.UnixConnector):
+    pass
+
+
+def _connector(upstream: Upstream, keepalive: Keepalive) -> aiohttp.BaseConnector:
+    address = upstream.address
+    if isinstance(address, UnixAddress):
+        return _UnixConnector(path=address.path, max_pending=upstream.max_pending)
+    context = upstream_context(upstream)
+    ssl = True if context is None else context
+    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), max_pending=upstream.max_pending)
+
+
+def _sockets(keepalive: Keepalive) -> Callable[[Any], socket.socket]:
+    def connect(address: Any) -> socket.socket:
+        family, kind, protocol, *_ = address
+        sock = socket.socket(family, kind, protocol)
+        keepalive.apply(sock)
+        return sock
+
+    return connect

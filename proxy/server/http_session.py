@@ -1,0 +1,248 @@
+"""A client's connection while it speaks ordinary HTTP, from one request to the next.
+
+Every head on it is read here, by the reader that also stands at the door: no request is judged in two ways, and an upgrade behind
+ordinary requests never comes to aiohttp. aiohttp's protocol takes in bodies, holds the client back and runs the handler; of a request
+it is told no more than where its body ends, in framing of our own, so that there is nothing that it could read otherwise. One request is
+under way at a time: what comes behind it is kept until its body is in and its answer is out. The client is always read, so that it is
+noticed when it leaves; who sends too much ahead is answered once more and has to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from aiohttp import web
+
+from proxy.policy.identity import Peer
+from proxy.server.answers import problem, unavailable
+from proxy.server.capacity import Place
+from proxy.server.sockets import reset_at_close
+from proxy.server.upgrade import UpgradePath
+from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
+from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
+
+MAX_AHEAD: Final = 64 * 1024  # bytes that are kept of requests behind the one under way
+
+_LINES: Final = b"POST / HTTP/1.1\r\nHost: gate\r\n"
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_CHUNKED: Final = _LINES + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSessions:
+    """What all sessions share, and all of them by aiohttp's protocol. `head_size` in bytes, `head_timeout` in seconds."""
+
+    upgrades: UpgradePath
+    head_size: int
+    head_timeout: float
+    open: dict[web.RequestHandler, HttpSession] = field(default_factory=dict)
+
+
+class Stage(Enum):
+    """How far the request that is under way has come."""
+
+    NONE = "there is none"
+    ASKED = "nothing of its answer is out"
+    ANSWERING = "a part of its answer is out"
+    ANSWERED = "its answer is out; of its body something may still come"
+
+
+class HttpSession(asyncio.Protocol):
+    """One connection. `head`: of the request that is under way, or was last."""
+
+    __slots__ = ("_body", "_inner", "_overrun", "_place", "_received", "_sessions", "_timer", "_transport", "head", "peer", "stage")
+
+    head: RequestHead
+
+    def __init__(self, sessions: HttpSessions, inner: web.RequestHandler, transport: asyncio.Transport, peer: Peer) -> None:
+        self._sessions = sessions
+        self._inner = inner
+        self._transport = transport
+        self._received = b""  # of the next head, and what came with it
+        self._body = RequestBody(BodyFraming(length=0))
+        self.stage = Stage.NONE
+        self._overrun = False  # the client sent too much ahead: nothing more of it counts
+        self._timer: asyncio.TimerHandle | None = None
+        self._place: Place | None = None
+        self.peer = peer
+
+    def begin(self, received: bytes) -> None:
+        """Take over from whoever has read `received`."""
+        self._sessions.open[self._inner] = self
+        self._transport.set_protocol(self)
+        self._inner.connection_made(self._transport)
+        self.data_received(received)
+
+    # --- what the transport tells --------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        body = self._body
+        if not body.complete:
+            try:
+                content, data = body.receive_data(data)
+            except HandshakeError as error:
+                self.refuse_body(error)
+                return
+            self._inner.data_received(self._framed(content))
+            if not body.complete:
+                return
+        searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
+        self._received += data
+        self._advance(searched)
+
+    def _framed(self, content: bytes) -> bytes:
+        """A part of the body as aiohttp is to read it."""
+        if not self._body.chunked:
+            return content
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        return chunk + _LAST_CHUNK if self._body.complete else chunk
+
+    def eof_received(self) -> None:
+        """Who sends no more is gone: nothing tells half a close from a whole one."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    # --- from one request to the next ----------------------------------------------------------------------------------------------
+
+    def begin_answer(self, head: bytes) -> None:
+        """Write the head of the answer; its body is the caller's to write."""
+        self.stage = Stage.ANSWERING
+        self.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Write bytes of our own: an interim answer, or the head of the final one."""
+        self._transport.write(data)
+
+    def answered(self) -> None:
+        """The answer to the request is out, and another request may follow."""
+        self.stage = Stage.ANSWERED
+        if self._overrun:
+            self.end()
+        else:
+            self._advance(0)
+
+    def _advance(self, searched: int) -> None:
+        """Read the next head, once the request before it is over. `searched`: bytes in which no end of a head begins."""
+        size = self._sessions.head_size
+        if self.stage is Stage.ANSWERED and self._body.complete:
+            self.stage = Stage.NONE
+        if self.stage is not Stage.NONE:
+            if len(self._received) > MAX_AHEAD:
+                self._overrun = True
+            if self._overrun:
+                self._received = b""
+            return
+        end = self._received.find(END_OF_HEAD, searched)
+        if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
+            self.end(problem(431, f"the head is longer than {size} bytes"))
+        elif end >= 0:
+            self._head_received(end)
+        elif self._received:
+            self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
+        """A part of a head is there: from now on it is pending, as at the door."""
+        if self._timer is not None:
+            return
+        sessions = self._sessions
+        self._place = sessions.upgrades.capacity.enter(self.peer.name)
+        if self._place is None:
+            self.end(unavailable("too many heads are under way"))
+            return
+        self._timer = asyncio.get_running_loop().call_later(sessions.head_timeout, self._too_late)
+
+    def _too_late(self) -> None:
+        self.end(problem(408, f"the head was not there within {self._sessions.head_timeout:g} s"))
+
+    def _head_received(self, end: int) -> None:
+        received, self._received = self._received, b""
+        behind = received[end + len(END_OF_HEAD) :]
+        self._stop_waiting()
+        try:
+            head = parse_request_head(received[:end])
+            if wants_upgrade(head):
+                self._take_over(head, behind)
+                return
+            framing = framing_of_request(head)
+        except HandshakeError as error:
+            self.end(problem(error.status, error.detail, error.headers))
+            return
+        self.head = head
+        self.stage = Stage.ASKED
+        self._body = RequestBody(framing)
+        self._inner.data_received(_framing_head(framing))
+        if behind:
+            self.data_received(behind)
+
+    def _take_over(self, head: RequestHead, behind: bytes) -> None:
+        """An upgrade: nothing of aiohttp stays (DESIGN, "The door" 9)."""
+        if behind:
+            raise HandshakeError("bytes came behind the head of an upgrade")
+        self._sessions.upgrades.begin(self._detach(), head, self.peer)
+
+    def refuse_body(self, error: HandshakeError) -> None:
+        """Where this body ends cannot be told, or it does not come: nothing behind it can be read. Its upload is cut off."""
+        if self.stage is Stage.ASKED:
+            self.end(problem(error.status, error.detail))
+        else:
+            self.cut_off()
+
+    # --- how it ends ---------------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Leave if no request is under way."""
+        if self.stage is Stage.NONE:
+            self._detach().close()
+
+    def cut_off(self) -> None:
+        """End in the middle of an answer, or of whatever is under way, so that nobody takes it for the whole."""
+        transport = self._detach()
+        if self.stage is Stage.ANSWERING and self.head.version == b"HTTP/1.0":
+            reset_at_close(transport)  # an orderly end would be the end of the body
+        transport.abort()
+
+    def end(self, answer: bytes = b"") -> None:
+        """Say the last word, unless it is said already, and let the client leave."""
+        transport = self._detach()
+        if transport.is_closing():
+            return
+        if answer:
+            transport.write(answer)
+        self._sessions.upgrades.lingering.adopt(transport)
+
+    def _detach(self) -> asyncio.Transport:
+        """Let go of aiohttp: it believes the connection lost, and the transport is the caller's. A request under way is cancelled."""
+        self._leave()
+        self._inner.transport = None  # so that it does not close what is not its own any more
+        self._inner.connection_lost(None)
+        return self._transport
+
+    def _leave(self) -> None:
+        self._stop_waiting()
+        self._sessions.open.pop(self._inner, None)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._place is not None:
+            self._place.leave()
+            self._place = None
+
+
+def _framing_head(framing: BodyFraming) -> bytes:
+    """What aiohttp is told of a request."""
+    if framing.chunked:
+        return _CHUNKED
+    return b"%bContent-Length: %d\r\n\r\n" % (_LINES, framing.length or 0)

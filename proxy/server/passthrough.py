@@ -1,0 +1,293 @@
+"""Ordinary HTTP, carried by aiohttp's server and client: streamed both ways, nothing of it held in memory, nothing respelled.
+
+What a message *says* goes through as it came: target, header order and spelling, status, redirects, cookies, compressed bodies.
+Hop-by-hop headers and everything of an upgrade are removed, forwarding headers are made anew, and a body is framed again. What
+cannot be carried so is refused, and a refusal ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.policy.identity import Peer, forwarding_headers
+from proxy.policy.routes import split_target
+from proxy.policy.upstreams import Upstream
+from proxy.server.answers import problem, unavailable
+from proxy.server.http_client import BODY_BUFFER, HttpClient
+from proxy.server.http_session import HttpSession, HttpSessions, Stage
+from proxy.server.sockets import Keepalive
+from proxy.server.upgrade import UpgradePath
+from proxy.server.upstream import SWITCHING_PROTOCOLS, UpstreamError
+from proxy.wire.body import BodyFraming, framing_of
+from proxy.wire.handshake import (
+    END_OF_HEAD,
+    HOP_BY_HOP,
+    HandshakeError,
+    Header,
+    RequestHead,
+    ResponseHead,
+    build_head,
+    end_to_end,
+    index_headers,
+    list_tokens,
+    parse_response_head,
+    validate_host,
+)
+
+KEEP_ALIVE: Final = 75.0  # seconds that an idle client connection is kept; above the 60 s of common fronts
+BODY_TIMEOUT: Final = 60.0  # seconds without a byte of a request's body
+SHUTDOWN_TIMEOUT: Final = 1.0  # seconds
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+NO_CONTENT: Final = 204
+BODYLESS: Final = frozenset((NO_CONTENT, 304))  # RFC 9110 §6.4.1
+
+_OWNED: Final = HOP_BY_HOP | {b"http2-settings", b"host", b"expect", b"content-length", b"x-forwarded-for", b"forwarded"}
+
+
+class Delimiter(Enum):
+    """What tells the client where the body of an answer ends."""
+
+    NO_BODY = "there is none"
+    LENGTH = "Content-Length"
+    CHUNKS = "chunks"
+    END = "the end of the connection"
+
+
+class _Sent(web.StreamResponse):
+    """Tells aiohttp's server that the answer is out: it writes nothing of its own."""
+
+    keep_alive = True  # whether another request may follow is the session's to say
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class Passthrough:
+    """Carries every request that is no upgrade. `open` and `close` bracket its life. `head_size`: bytes, `head_timeout`: seconds."""
+
+    def __init__(self, upgrades: UpgradePath, keepalive: Keepalive, head_size: int, head_timeout: float) -> None:
+        self._upgrades = upgrades
+        self._keepalive = keepalive
+        self._sessions = HttpSessions(upgrades, head_size, head_timeout)
+        self._clients: dict[str, HttpClient] = {}
+        self._finishing = False
+        self._server = web.Server(
+            self._handle,
+            handler_cancellation=True,  # a client that leaves cancels the upstream request
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEP_ALIVE,
+            read_bufsize=BODY_BUFFER,
+            tcp_keepalive=False,  # sockets that were accepted have it already
+        )
+
+    def __len__(self) -> int:
+        """Client connections that speak ordinary HTTP."""
+        return len(self._sessions.open)
+
+    def take(self, transport: asyncio.Transport, received: bytes, peer: Peer) -> None:
+        """Serve a connection whose first request, already read, is no upgrade."""
+        HttpSession(self._sessions, self._server(), transport, peer).begin(received)
+
+    async def open(self) -> None:
+        """Make the clients; they connect when there is something to ask."""
+        for name, upstream in self._upgrades.upstreams.items():
+            self._clients[name] = HttpClient(upstream, self._keepalive)
+
+    def finish(self) -> None:
+        """Keep no connection alive any more: those that are idle end now, the others after their request."""
+        self._finishing = True
+        for session in list(self._sessions.open.values()):
+            session.finish()
+
+    async def close(self) -> None:
+        """End all at once."""
+        for session in list(self._sessions.open.values()):
+            session.cut_off()
+        await self._server.shutdown(SHUTDOWN_TIMEOUT)
+        for client in self._clients.values():
+            await client.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        session = self._sessions.open[request.protocol]
+        try:
+            kept = await self._relay(request, session)
+        except HandshakeError as error:
+            session.end(_last_word(session.head, problem(error.status, error.detail)))
+        except UpstreamError as error:
+            session.end(_last_word(session.head, _failure(error)))
+        except (aiohttp.ClientError, TimeoutError):
+            session.cut_off()  # half an answer must not look like a whole one
+        else:
+            if kept and not self._finishing:
+                session.answered()
+            elif request.transport is not None:
+                request.transport.set_write_buffer_limits(0)  # so that the wait is for an empty buffer: who lingers has little time
+                await request.writer.drain()
+                session.end()
+        return _Sent()
+
+    async def _relay(self, request: web.BaseRequest, session: HttpSession) -> bool:
+        """Carry one request, and its answer. Returns whether the client's connection may be kept."""
+        head = session.head
+        upstream = self._upstream(head)
+        headers = _request_headers(head, session.peer, self._upgrades.scheme)
+        upload = _Upload(request, session)
+        body = upload.chunks() if request.body_exists else None
+        client = self._clients[upstream.name]
+        method, target = head.method.decode(), head.target.decode()
+        async with await client.ask(method, target, headers, body, expects=upload.unasked) as answer:
+            if answer.status == SWITCHING_PROTOCOLS:
+                raise UpstreamError("the upstream switched protocols unasked", 502)
+            # A body that was not asked for may still come or not, so what comes behind the answer could be read in two ways.
+            kept = _is_kept_alive(head) and not self._finishing and not upload.unasked
+            return await self._relay_answer(request, session, answer, kept=kept)
+
+    async def _relay_answer(self, request: web.BaseRequest, session: HttpSession, answer: aiohttp.ClientResponse, *, kept: bool) -> bool:
+        head = session.head
+        reason = (answer.reason or "").encode(errors="surrogateescape")
+        raw = answer.raw_headers
+        response = ResponseHead(answer.status, reason, raw, index_headers(raw))
+        framing = framing_of(response)
+        delimiter = _delimiter(head, answer.status, framing)
+        kept = kept and delimiter is not Delimiter.END
+        headers = _answer_head(response, delimiter, framing)
+        if not kept:
+            headers.append((b"Connection", b"close"))
+        elif head.version == b"HTTP/1.0":
+            headers.append((b"Connection", b"keep-alive"))
+        written = build_head(b"HTTP/1.1 %d %b" % (answer.status, reason), headers)
+        parse_response_head(written.removesuffix(END_OF_HEAD))  # aiohttp reads answers leniently; what it let through ends here
+        session.begin_answer(written)
+        await _write_body(request, answer, delimiter)
+        return kept
+
+    def _upstream(self, head: RequestHead) -> Upstream:
+        if head.method == b"CONNECT" or head.method != head.method.upper():
+            raise HandshakeError("CONNECT, and methods that are not in capital letters, are not carried", 501)
+        if not head.target.startswith(b"/") or not head.target.isascii() or b"#" in head.target:
+            raise HandshakeError("the request target is not a path in ASCII")
+        path, _ = split_target(head.target)
+        route = self._upgrades.routes.find(path)
+        if route is None:
+            raise HandshakeError("no route matches this path", 404)
+        return self._upgrades.upstreams[route.upstream]
+
+
+class _Upload:
+    """The body of a request on its way. `unasked`: the client sends it only when it is told to go on, and was not told yet."""
+
+    def __init__(self, request: web.BaseRequest, session: HttpSession) -> None:
+        head = session.head
+        expected = {token.lower() for token in list_tokens(head.fields.get(b"expect", ()))}
+        self._request = request
+        self._session = session
+        self.unasked = request.body_exists and head.version == b"HTTP/1.1" and b"100-continue" in expected
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. It is asked for when the upstream wants it, and only then the client is told to go on."""
+        if self.unasked:
+            if self._session.stage is not Stage.ASKED:  # answered without it: the client will not send it now
+                await asyncio.get_running_loop().create_future()
+            self.unasked = False
+            self._session.write(CONTINUE)
+        while chunk := await self._next_chunk():
+            yield chunk
+
+    async def _next_chunk(self) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                return await self._request.content.readany()
+        except TimeoutError:
+            self._session.refuse_body(HandshakeError(f"no byte of the body came for {BODY_TIMEOUT:g} s", 408))
+            raise
+
+
+def _is_kept_alive(head: RequestHead) -> bool:
+    """RFC 9112 §9.3."""
+    options = {token.lower() for token in list_tokens(head.fields.get(b"connection", ()))}
+    if b"close" in options:
+        return False
+    return head.version == b"HTTP/1.1" or b"keep-alive" in options
+
+
+def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDict[str]:
+    """The client's end-to-end headers, in order and as spelled first, without what belongs to an upgrade; our forwarding headers."""
+    fields = head.fields
+    host = validate_host(fields) if head.version == b"HTTP/1.1" or b"host" in fields else b""
+    forwarded = forwarding_headers(peer, fields, host=host, proto=scheme)
+    owned = _OWNED | {name.lower() for name, _ in forwarded}
+    headers: CIMultiDict[str] = CIMultiDict()
+    if host:
+        headers["Host"] = _text(host)
+    spelled: dict[bytes, str] = {}  # of a name that is there twice in two spellings aiohttp would lose the first
+    for name, value in end_to_end(head.headers, fields):
+        lower = name.lower()
+        folded = lower.replace(b"_", b"-")
+        if folded not in owned and not folded.startswith(b"sec-websocket-"):
+            headers.add(spelled.setdefault(lower, _text(name)), _text(value))
+    for name, value in forwarded:
+        headers.add(_text(name), _text(value))
+    for length in fields.get(b"content-length", ()):
+        headers["Content-Length"] = _text(length)
+    return headers
+
+
+def _text(value: bytes) -> str:
+    """As aiohttp takes it, and writes it in UTF-8 again."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise HandshakeError("a header is not UTF-8") from None
+
+
+async def _write_body(request: web.BaseRequest, answer: aiohttp.ClientResponse, delimiter: Delimiter) -> None:
+    """Write the body of an answer as it comes. Raises aiohttp.ClientError or TimeoutError when it breaks off."""
+    writer = request.writer
+    if delimiter is Delimiter.CHUNKS:
+        writer.enable_chunking()
+    if delimiter is not Delimiter.NO_BODY:
+        async for chunk in answer.content.iter_any():
+            await writer.write(chunk)
+    await writer.write_eof()
+
+
+def _delimiter(head: RequestHead, status: int, framing: BodyFraming) -> Delimiter:
+    """RFC 9112 §6.3, for the client."""
+    if head.method == b"HEAD" or status in BODYLESS:
+        return Delimiter.NO_BODY
+    if framing.length is not None:
+        return Delimiter.LENGTH
+    return Delimiter.CHUNKS if head.version == b"HTTP/1.1" else Delimiter.END
+
+
+def _answer_head(answer: ResponseHead, delimiter: Delimiter, framing: BodyFraming) -> list[Header]:
+    """The upstream's end-to-end headers, in order and as spelled, and how the body ends for the client."""
+    headers = [header for header in end_to_end(answer.headers, answer.fields) if header[0].lower() != b"content-length"]
+    match delimiter:
+        case Delimiter.NO_BODY if answer.status != NO_CONTENT:  # which has no length, not even one that tells of another answer's
+            headers += [(b"Content-Length", length) for length in answer.fields.get(b"content-length", ())[:1]]
+        case Delimiter.LENGTH:
+            headers.append((b"Content-Length", b"%d" % (framing.length or 0)))
+        case Delimiter.CHUNKS:
+            headers.append((b"Transfer-Encoding", b"chunked"))
+    return headers
+
+
+def _last_word(head: RequestHead, answer: bytes) -> bytes:
+    """A refusal as the answer to this request: to HEAD, without its body."""
+    return answer[: answer.index(END_OF_HEAD) + len(END_OF_HEAD)] if head.method == b"HEAD" else answer
+
+
+def _failure(error: UpstreamError) -> bytes:
+    return unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail)
