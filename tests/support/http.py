@@ -79,7 +79,7 @@ async def recording_backend() -> AsyncIterator[Recorder]:
                 recorder.received += body
                 recorder.requests.append(Recorded(head, body, number))
                 await stream.send(recorder.answer)
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError) as error:
             recorder.received += getattr(error, "partial", b"")
         finally:
             tasks.discard(task)

@@ -1,4 +1,4 @@
-"""Where the body of an answer ends, in bytes: whole, byte by byte, and with trailing bytes."""
+"""Where the body of a message ends, in bytes: whole, byte by byte, and with trailing bytes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.body import MAX_CHUNK_LINE, BodyFraming, BodyWalker, framing_of
-from proxy.wire.handshake import HandshakeError, parse_response_head
+from proxy.wire.body import MAX_CHUNK_LINE, MAX_TRAILERS, BodyFraming, BodyWalker, RequestBody, framing_of, framing_of_request
+from proxy.wire.handshake import HandshakeError, parse_request_head, parse_response_head
 from tests.wire.streams import cut, one_by_one
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of ours
@@ -130,3 +130,186 @@ def test_any_bytes_give_a_part_of_themselves_or_a_refusal(data: bytes, places: l
     except HandshakeError:
         return
     assert data.startswith(passed)
+
+
+# --- requests -------------------------------------------------------------------------------------------------------------------
+
+
+def framing_of_post(*lines: bytes, version: bytes = b"HTTP/1.1") -> BodyFraming:
+    return framing_of_request(parse_request_head(b"\r\n".join((b"POST / " + version, *lines))))
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], BodyFraming(length=0)),
+        ([b"Content-Length: 0"], BodyFraming(length=0)),
+        ([b"content-length: 012"], BodyFraming(length=12)),
+        ([b"Content-Length: " + b"9" * 18], BodyFraming(length=10**18 - 1)),
+        ([b"Transfer-Encoding: Chunked"], BodyFraming(chunked=True)),
+    ],
+)
+def test_how_the_body_of_a_request_is_delimited(lines: list[bytes], found: BodyFraming) -> None:
+    assert framing_of_post(*lines) == found
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([b"Transfer-Encoding: chunked", b"Content-Length: 5"], 400),
+        ([b"Content-Length: 0", b"Transfer-Encoding: chunked"], 400),
+        ([b"Content-Length: 5", b"Content-Length: 5"], 400),
+        ([b"Content-Length: 5, 5"], 400),
+        ([b"Content-Length: +5"], 400),
+        ([b"Content-Length: -5"], 400),
+        ([b"Content-Length: 0x5"], 400),
+        ([b"Content-Length: 5_0"], 400),
+        ([b"Content-Length: \xb2"], 400),
+        ([b"Content-Length: 5 5"], 400),
+        ([b"Content-Length:"], 400),
+        ([b"Content-Length: " + b"9" * 19], 400),
+        ([b"Transfer-Encoding: gzip"], 501),
+        ([b"Transfer-Encoding: gzip, chunked"], 501),
+        ([b"Transfer-Encoding: chunked, chunked"], 501),
+        ([b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"], 501),
+        ([b"Transfer-Encoding: chunked,"], 501),
+        ([b"Transfer-Encoding: identity"], 501),
+        ([b"Transfer-Encoding: xchunked"], 501),
+        ([b"Transfer-Encoding:"], 501),
+    ],
+)
+def test_a_request_that_could_end_in_two_places_is_refused(lines: list[bytes], status: int) -> None:
+    with pytest.raises(HandshakeError) as caught:
+        framing_of_post(*lines)
+    assert caught.value.status == status
+
+
+def test_http_1_0_has_no_chunks() -> None:
+    with pytest.raises(HandshakeError) as caught:
+        framing_of_post(b"Transfer-Encoding: chunked", version=b"HTTP/1.0")
+    assert caught.value.status == 400
+
+
+def take(found: BodyFraming, chunks: Iterable[bytes]) -> tuple[bytes, bytes, bool]:
+    """(content, what is behind the body, complete)."""
+    body = RequestBody(found)
+    content = rest = b""
+    for chunk in chunks:
+        if body.complete:
+            rest += chunk
+        else:
+            piece, behind = body.receive_data(chunk)
+            content += piece
+            rest += behind
+    return content, rest, body.complete
+
+
+CONTENTS = [
+    (BodyFraming(length=1), b"x", b"x"),
+    (BodyFraming(length=300), b"y" * 300, b"y" * 300),
+    (CHUNKED, b"0\r\n\r\n", b""),
+    (CHUNKED, b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
+    (CHUNKED, b'00A; name=value;q="a;b"\r\n0123456789\r\n1\r\n\n\r\n0;x\r\nTrailer: 1\r\nTwo: 2\r\n\r\n', b"0123456789\n"),
+    (CHUNKED, b"Ff\r\n" + b"\r\n" * 127 + b"z\r\n" + b"000\r\n\r\n", b"\r\n" * 127 + b"z"),
+]
+
+
+@pytest.mark.parametrize(("found", "body", "content"), CONTENTS, ids=range(len(CONTENTS)))
+@pytest.mark.parametrize("trailing", [b"", b"GET / HTTP/1.1\r\n\r\n"])
+class TestRequestBody:
+    def test_whole(self, found: BodyFraming, body: bytes, content: bytes, trailing: bytes) -> None:
+        assert take(found, [body + trailing]) == (content, trailing, True)
+
+    def test_byte_by_byte(self, found: BodyFraming, body: bytes, content: bytes, trailing: bytes) -> None:
+        assert take(found, one_by_one(body + trailing)) == (content, trailing, True)
+
+    def test_is_not_complete_before_its_last_byte(self, found: BodyFraming, body: bytes, content: bytes, trailing: bytes) -> None:
+        assert not take(found, [body[:-1]])[2]
+
+
+def test_a_request_without_a_body_is_complete_from_the_start() -> None:
+    assert RequestBody(BodyFraming(length=0)).complete
+
+
+@given(st.sampled_from(CONTENTS), st.lists(st.integers(0, 320), max_size=8))
+@settings(UNHURRIED, max_examples=100)
+def test_any_split_of_a_request_gives_the_same(case: tuple[BodyFraming, bytes, bytes], places: list[int]) -> None:
+    found, body, content = case
+    assert take(found, cut(body + b"rest", places)) == (content, b"rest", True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\r\n",
+        b"x\r\n",
+        b"-1\r\n",
+        b"+1\r\n",
+        b"0x5\r\n",
+        b"1_0\r\n",
+        b"5 5\r\n",
+        b"5 \r\n",
+        b"5\t\r\n",
+        b" 5\r\n",
+        b"5 ;x\r\n",
+        b";x\r\n",
+        b"5\n",
+        b"5\r\r\n",
+        b"5;a\n",
+        b"5;a\rb\r\n",
+        b"5;\x00\r\n",
+        b"0" * 16 + b"\r\n",
+        b"1\r\nab",
+        b"1\r\na\n",
+        b"1\r\na0\r\n",
+        b"1\r\na\rx",
+        b"0\r\n\n",
+        b"0\r\nTrailer\r\n",
+        b"0\r\nTrailer\n",
+        b"0\r\n folded: x\r\n",
+        b"0\r\nTrailer : x\r\n",
+        b"0\r\nTrailer: \x01\r\n",
+    ],
+)
+def test_a_malformed_chunk_of_a_request_is_400(body: bytes) -> None:
+    for chunks in ([body], one_by_one(body)):
+        with pytest.raises(HandshakeError) as caught:
+            take(CHUNKED, chunks)
+        assert caught.value.status == 400
+
+
+def test_lines_and_trailers_of_a_request_are_bounded() -> None:
+    line = b"1;" + b"x" * (MAX_CHUNK_LINE - 4) + b"\r\n"
+    assert take(CHUNKED, [line]) == (b"", b"", False)
+    with pytest.raises(HandshakeError, match="too long"):
+        take(CHUNKED, [b"1;" + b"x" * MAX_CHUNK_LINE])
+    trailer = b"X: " + b"x" * 1021 + b"\r\n"
+    assert not take(CHUNKED, [b"0\r\n", *([trailer] * (MAX_TRAILERS // 1024))])[2]
+    with pytest.raises(HandshakeError, match="too long"):
+        take(CHUNKED, [b"0\r\n", *([trailer] * (MAX_TRAILERS // 1024 + 1))])
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=4))
+@settings(UNHURRIED, max_examples=300)
+def test_any_bytes_of_a_request_are_cut_where_they_are_cut_whole(data: bytes, places: list[int]) -> None:
+    def outcome(chunks: list[bytes]) -> tuple[bytes, bytes, bool] | int:
+        try:
+            return take(CHUNKED, chunks)
+        except HandshakeError as error:
+            return error.status
+
+    assert outcome(cut(data, places)) == outcome([data])
+
+
+@given(
+    st.lists(st.sampled_from([b"0", b"1", b"a", b"A", b";", b"x=y", b"\r\n", b"\r", b"\n", b" ", b"X: y", b"\r\n\r\n", b"ab"]), max_size=12)
+)
+@settings(UNHURRIED, max_examples=500)
+def test_a_request_ends_where_the_walker_of_answers_sees_the_end(pieces: list[bytes]) -> None:
+    """An independent reader: what the strict one takes as whole, the other one does, and at the same place."""
+    data = b"".join(pieces)
+    try:
+        _, rest, complete = take(CHUNKED, [data])
+    except HandshakeError:
+        return
+    assert read(CHUNKED, [data]) == (data[: len(data) - len(rest)], complete)

@@ -24,6 +24,8 @@ from proxy.wire.handshake import (
     build_own_101,
     build_response,
     build_upgrade_request,
+    check_field_line,
+    check_text,
     end_to_end,
     list_tokens,
     parse_request_head,
@@ -213,6 +215,17 @@ def test_a_head_with_bytes_put_in_is_read_as_websockets_reads_it_or_refused(plac
 def test_a_list_is_read_over_all_lines_without_empty_elements() -> None:
     assert list_tokens([b"a, b ,,\tc", b"", b" , ", b"d"]) == [b"a", b"b", b"c", b"d"]
     assert list_tokens([]) == []
+
+
+def test_one_line_is_checked_as_in_a_head() -> None:
+    check_field_line(b"X-A: 1")
+    for line in (b"", b"X-A", b" X: 1", b"X : 1", b"X: \x00", b"X: 1\r\nY: 2\n"):
+        with pytest.raises(HandshakeError):
+            check_field_line(line)
+    check_text(b"a \t\xff")
+    for text in (b"\r", b"\n", b"\x00", b"\x7f"):
+        with pytest.raises(HandshakeError):
+            check_text(text)
 
 
 # --- what is an upgrade (DESIGN, "The door" 2) ----------------------------------------------------------------------------------

@@ -1,0 +1,276 @@
+"""The client of pass-through: its connections to the backend, how many are opened, kept, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+
+from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls, parse_upstream_url
+from proxy.server import http_client
+from proxy.server.http_client import HttpClient
+from proxy.server.sockets import Keepalive
+from proxy.server.upstream import UpstreamError
+from tests.support.backends import waiting_backend
+from tests.support.http import recording_backend
+from tests.support.raw import PATIENCE
+from tests.support.waiting import until
+
+CERTIFICATES = Path(__file__).parents[1] / "config" / "certificates"
+
+
+@asynccontextmanager
+async def client_of(url: str, keepalive: Keepalive | None = None, **options: object) -> AsyncIterator[HttpClient]:
+    upstream = Upstream("game", parse_upstream_url(url).address, **options)  # type: ignore[arg-type]  # fields by name
+    client = HttpClient(upstream, keepalive or Keepalive())
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def ask(client: HttpClient, target: str = "/") -> tuple[int, bytes]:
+    headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+    async with asyncio.timeout(PATIENCE), await client.ask("GET", target, headers, None, expects=False) as answer:
+        return answer.status, await answer.read()
+
+
+async def failure(client: HttpClient) -> tuple[int, str]:
+    with pytest.raises(UpstreamError) as caught:
+        await ask(client)
+    return caught.value.status, caught.value.detail
+
+
+async def test_a_connection_is_used_again_and_not_kept_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "KEEP_ALIVE", 0.1)
+    async with recording_backend() as backend, client_of(backend.url) as client:
+        for _ in range(5):
+            assert await ask(client) == (200, b"ok")
+        assert backend.connections == 1
+        (connector,) = [client._session.connector]
+        assert connector is not None
+        await until(lambda: not connector._conns)
+        assert await ask(client) == (200, b"ok")
+        assert backend.connections == 2
+
+
+async def test_a_connection_that_the_backend_closed_meanwhile_is_not_used_again() -> None:
+    async with recording_backend() as backend, client_of(backend.url) as client:
+        backend.answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+        for _ in range(3):
+            assert await ask(client) == (200, b"ok")
+        assert backend.connections == 3
+
+
+async def test_options_of_its_sockets_are_set() -> None:
+    keepalive = Keepalive(idle=11, interval=7, count=2, user_timeout=13.0)
+    async with waiting_backend() as (url, arrived), client_of(url, keepalive) as client:
+        asking = asyncio.create_task(ask(client))
+        await arrived.get()
+        assert client._session.connector is not None
+        (handler,) = client._session.connector._acquired
+        sock = handler.transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 11
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 7
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 2
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 13_000
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+@asynccontextmanager
+async def deaf_listener() -> AsyncIterator[int]:
+    """A port whose queue of connections is full: nobody gets an answer to its SYN."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        filling = [socket.socket() for _ in range(4)]
+        for sock in filling:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        await asyncio.sleep(0.05)
+        try:
+            yield port
+        finally:
+            for sock in filling:
+                sock.close()
+
+
+async def test_more_connections_at_once_than_allowed_are_503() -> None:
+    async with deaf_listener() as port, client_of(f"http://127.0.0.1:{port}", max_pending=3, connect_timeout=0.3) as client:
+        asking = [asyncio.create_task(failure(client)) for _ in range(3)]
+        await until(lambda: client._session.connector.pending == 3)  # type: ignore[union-attr]
+        assert await failure(client) == (503, "too many connections to the upstream are under way")
+        assert [status for status, _ in await asyncio.gather(*asking)] == [504] * 3
+        assert client._session.connector.pending == 0  # type: ignore[union-attr]
+
+
+async def test_requests_under_way_do_not_count_as_connections_that_are_opened() -> None:
+    async with waiting_backend() as (url, arrived), client_of(url, max_pending=1) as client:
+        asking = []
+        for _ in range(5):
+            asking.append(asyncio.create_task(ask(client)))
+            await arrived.get()
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_a_request_that_is_cancelled_takes_its_connection_with_it() -> None:
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        asking = asyncio.create_task(ask(client))
+        backend = await arrived.get()
+        asking.cancel()
+        assert await backend.rest() == b""
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_nobody_there_is_502_and_no_address_is_told() -> None:
+    async with client_of("http://127.0.0.1:1") as client:
+        assert await failure(client) == (502, "the upstream cannot be reached")
+    async with client_of("http://nowhere.invalid") as client:
+        assert await failure(client) == (502, "the upstream cannot be reached")
+    async with client_of("unix:/nowhere/at/all") as client:
+        assert await failure(client) == (502, "the upstream cannot be reached")
+
+
+async def test_only_what_may_be_repeated_is_asked_again() -> None:
+    """A backend that closes its connections without an answer."""
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+
+        async def hang_up() -> list[str]:
+            heads = []
+            while True:
+                backend = await arrived.get()
+                heads.append(backend.head.split(b" ")[0].decode())
+                backend.writer.close()
+                if heads == ["POST"] or len(heads) == 3:
+                    return heads
+
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        hanging = asyncio.create_task(hang_up())
+        with pytest.raises(UpstreamError, match="does not answer as it should"):
+            await client.ask("POST", "/", headers, None, expects=False)
+        assert await hanging == ["POST"]
+        hanging = asyncio.create_task(hang_up())
+        with pytest.raises(UpstreamError, match="does not answer as it should"):
+            await client.ask("GET", "/", headers, None, expects=False)
+        hanging.cancel()
+        assert arrived.empty()
+
+
+async def test_the_head_does_not_wait_for_the_body() -> None:
+    gate = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        await gate.wait()
+        yield b"late"
+
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test", "Content-Length": "4"})
+        asking = asyncio.create_task(client.ask("POST", "/", headers, body(), expects=False))
+        async with asyncio.timeout(PATIENCE):
+            backend = await arrived.get()
+        gate.set()
+        assert await backend.exactly(4) == b"late"
+        await backend.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        async with await asking as answer:
+            assert answer.status == 204
+
+
+@pytest.mark.parametrize("part", [b"", b"5\r\nhello\r\n"])
+async def test_a_body_whose_chunks_turn_out_wrong_does_not_leave_its_reader_waiting(part: bytes) -> None:
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        asking = asyncio.create_task(client.ask("GET", "/", headers, None, expects=False))
+        backend = await arrived.get()
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + part)
+        async with await asking as answer:
+            reading = asyncio.create_task(answer.read())
+            await asyncio.sleep(0)
+            await backend.send(b"what?\r\n")
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(reading, PATIENCE)
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tls_backend() -> AsyncIterator[tuple[int, list[ssl.SSLObject]]]:
+    """Answers every connection once, under the certificate of the tests; tells what was agreed on."""
+    seen: list[ssl.SSLObject] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "gate.pem", CERTIFICATES / "gate.key")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    tasks = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        seen.append(writer.get_extra_info("ssl_object"))
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> None:
+    tls = UpstreamTls(ca=str(CERTIFICATES / "gate.pem"), server_name="gate.test")
+    async with tls_backend() as (port, seen):
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive())
+        assert await ask(client) == (200, b"ok")
+        assert seen[0].selected_alpn_protocol() == "http/1.1"
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "tls", [UpstreamTls(), UpstreamTls(ca=str(CERTIFICATES / "gate.pem"), server_name="other.test")], ids=["ca", "name"]
+)
+async def test_a_backend_that_cannot_prove_who_it_is_is_502(tls: UpstreamTls) -> None:
+    async with tls_backend() as (port, _):
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive())
+        assert await failure(client) == (502, "the upstream cannot be reached")
+        await client.close()
+
+
+async def test_who_is_not_to_be_verified_is_believed() -> None:
+    async with tls_backend() as (port, _):
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive())
+        assert await ask(client) == (200, b"ok")
+        await client.close()
+
+
+async def test_a_unix_socket_has_no_options_of_tcp(tmp_path: Path) -> None:
+    path = str(tmp_path / "backend.sock")
+    async with waiting_backend(path) as (_, arrived):
+        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive())
+        asking = asyncio.create_task(ask(client, "/a?"))
+        backend = await arrived.get()
+        assert backend.target == "/a?"
+        await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert await asking == (200, b"ok")
+        await client.close()
