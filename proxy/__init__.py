@@ -2,7 +2,7 @@
 
     cli.py        run, check, version
     app.py        composition root: the only file that sees the whole Config
-    config.py     YAML -> frozen Config, all errors with line and column
+    config/       YAML -> frozen Config, all errors with line and column
     metrics.py    totals as plain ints, made into Prometheus families at scrape time
     wire/         what the bytes mean      pure: no asyncio, no clock
     policy/       what is allowed          pure

@@ -1,6 +1,11 @@
 """Options of the whole suite: `--long` adds the tests marked `long`."""
 
+import signal
+
 import pytest
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and every program that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 import os
@@ -18,7 +19,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.app import connections_for, open_files
+from proxy.app import Gate, connections_for, open_files
+from proxy.config import parse
+from proxy.log import Log
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
 from tests.support.gate import Running, running
 from tests.support.pair import pair
@@ -443,3 +446,19 @@ async def test_tables_are_swept_while_nobody_comes(monkeypatch: pytest.MonkeyPat
                 await client.head()
         assert run.gate.remembered() > 0
         await until(lambda: run.gate.remembered() == 0)
+
+
+async def test_a_unix_socket_that_somebody_listens_on_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "gate.sock"
+    yaml = f"listen: 'unix:{path}'\nadmin: 127.0.0.1:0\nupstreams: {{game: {{url: 'ws://127.0.0.1:9'}}}}\n"
+    first, second = (Gate(parse(yaml, "test.yaml", {}), Log(io.StringIO())) for _ in range(2))
+    await first.start()
+    try:
+        with pytest.raises(OSError, match=r"cannot listen on unix:.*in use"):
+            await second.start()
+    finally:
+        await second.stop()
+        await first.stop()
+    third = Gate(parse(yaml, "test.yaml", {}), Log(io.StringIO()))
+    await third.start()  # what the first one left behind is nobody's
+    await third.stop()

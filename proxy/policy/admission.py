@@ -61,7 +61,8 @@ class Excess:
                 "rule": self.rule.name,
                 "suppressed": suppressed,
                 "id": connection,
-            }
+            },
+            separators=(",", ":"),
         ).encode()
 
     def close_reason(self, connection: str) -> str:

@@ -1,9 +1,8 @@
 """Who asks: the token's digest, and the address that the trusted proxies vouch for.
 
 Tokens are not verified here (the backend does that); they are only told apart. So the danger is one real token that can be spelled
-in many ways, or sent twice: each spelling would be a user of its own, with limits of its own. Tokens are brought to one form, and a
-source in which two readers could find two different tokens is refused. Where backends differ in what they accept, spellings are
-merged rather than told apart: who shares a form with somebody knows his token. A token itself is never kept: only its keyed digest.
+in many ways, or sent twice: each spelling would be a user of its own, with limits of its own. Tokens are brought to one form, as far
+as no two real tokens share one, and a source with two different tokens is refused. A token itself is never kept: only its keyed digest.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Fields = Mapping[bytes, Sequence[bytes]]
 
-MAX_LAYERS: Final = 3  # times that a token may be percent-encoded; backends decode once or, by mistake, twice
+MAX_PAIRS: Final = 256  # query parameters or cookies; reading each costs microseconds, before any limit could help
 
 _FORWARDED_PAIR: Final = re.compile(  # RFC 7239 §4, and unquoted ports, which are common; `end` says whether more follows
     rb"[ \t]*(?:(?P<name>[-!#$%&'*+.^_`|~0-9A-Za-z]+)=(?P<value>\"(?:[^\"\\]|\\.)*\"|[^\",;\\ \t]*))?[ \t]*(?P<end>[;,]|$)"
@@ -44,7 +43,8 @@ _PREFIX: Final = re.compile(rb"(?:(?:bearer|j:)[-+:,\x00-\x20]*)+", re.IGNORECAS
 _BASE64: Final = re.compile(rb"eyJ|\.eJ|gAAAAA")  # how JSON, deflated JSON and Fernet begin in base64: JWT, itsdangerous, Flask
 SIGNATURE_DIGITS: Final = 20  # of base64, 120 bits, tell two signatures apart
 _UUID: Final = re.compile(rb"[0-9a-f]{32}")
-_BLANKS: Final = bytes(range(0x21)) + b"\x7f+"
+_AROUND: Final = bytes(range(0x21)) + b"\x7f\"'"
+_ESCAPE: Final = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
 _UUID_FILLING: Final = re.compile(rb"urn:|uuid:|[{}-]")
 
 
@@ -223,9 +223,7 @@ def _bearer(fields: Fields) -> set[bytes]:
     words = values[0].split() if values else []
     if not words or words[-1].lower() == b"bearer" or _is_basic(words):
         return set()
-    if words[0].lower() == b"bearer" and len(words) > 2:
-        raise IdentityError("Authorization: Bearer has more than a token")
-    return _forms([b" ".join(words[1:]) or words[0]])
+    return _forms([words[1] if words[0].lower() == b"bearer" else b" ".join(words[1:]) or words[0]])
 
 
 def _is_basic(words: Sequence[bytes]) -> bool:
@@ -239,25 +237,29 @@ def _is_basic(words: Sequence[bytes]) -> bool:
 
 
 def _query(name: bytes, query: bytes) -> set[bytes]:
-    """Read as most do, and as others do: `;` separates too, `#` ends the query, so does a second `?`, or it begins it anew."""
-    found = _parameters(name, query)
-    readings = (query.replace(b";", b"&"), query.partition(b"#")[0], query.partition(b"?")[0], query.rpartition(b"?")[2])
-    if any(reading != query and _parameters(name, reading) != found for reading in readings):
-        raise IdentityError("the token's query parameter depends on how ; # and ? in the query are read")
-    return found
+    """Most end a parameter at `&`; some at `;` too, and some read a raw `#` or a second `?` as an end. Tokens have none of these raw."""
+    return _forms(_form_decoded(value) for value in _values(name, re.split(rb"[&;#?]", query)))
 
 
-def _parameters(name: bytes, query: bytes) -> set[bytes]:
-    return _forms(_values(name, query.split(b"&")))
+def _form_decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 def _cookie(name: bytes, fields: Fields) -> set[bytes]:
-    """Some readers end a cookie at white space or a comma, too (aiohttp and http.cookies do)."""
+    """A cookie ends at `;`. Some readers end it at white space or a comma too (aiohttp and http.cookies do), so a token may stand where
+    only they find it; but one that we find is taken whole, since JSON in a cookie has commas."""
     lines = fields.get(b"cookie", ())
-    found = _forms(_values(name, [pair for line in lines for pair in line.split(b";")]))
-    if found != _forms(_values(name, [pair for line in lines for pair in re.split(rb"[;,\s]", line)])):
-        raise IdentityError("the token's cookie depends on whether white space and commas separate")
-    return found
+    values = _values(name, [pair for line in lines for pair in line.split(b";")])
+    if not values:
+        values = _values(name, [pair for line in lines for pair in re.split(rb"[;,\s]", line)])
+    return _forms(unquote_to_bytes(_unquoted(value.strip())) for value in values)
+
+
+def _unquoted(value: bytes) -> bytes:
+    """Python's http.cookies quotes a value with octal escapes inside."""
+    if len(value) < len(b'""') or not (value.startswith(b'"') and value.endswith(b'"')):
+        return value
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 8),)) if match[1] else match[2], value[1:-1])
 
 
 def _subprotocol(prefix: bytes, fields: Fields) -> set[bytes]:
@@ -265,15 +267,13 @@ def _subprotocol(prefix: bytes, fields: Fields) -> set[bytes]:
     return _forms(one[len(prefix) :] for one in offered if one.lower().startswith(prefix.lower()))
 
 
-def _values(name: bytes, pairs: Iterable[bytes]) -> list[bytes]:
+def _values(name: bytes, pairs: Sequence[bytes]) -> list[bytes]:
     """The values that stand under a name, or under one that a backend takes for it."""
+    if len(pairs) > MAX_PAIRS:
+        raise IdentityError(f"more than {MAX_PAIRS} parameters or cookies")
     wanted = _loose_name(name)
-    found = []
-    for pair in pairs:
-        key, _, value = pair.partition(b"=")
-        if _loose_name(key) == wanted:
-            found.append(value)
-    return found
+    split = [pair.partition(b"=") for pair in pairs]
+    return [value for key, _, value in split if _loose_name(key) == wanted]
 
 
 def _loose_name(name: bytes) -> bytes:
@@ -284,34 +284,30 @@ def _loose_name(name: bytes) -> bytes:
 
 
 def _forms(texts: Iterable[bytes]) -> set[bytes]:
-    return {_one_form(text) for text in texts} - {b""}
+    """The different tokens among these texts; at most two, which is one too many."""
+    forms: set[bytes] = set()
+    for text in dict.fromkeys(texts):
+        form = _one_form(text)
+        if form:
+            forms.add(form)
+        if len(forms) > 1:
+            break
+    return forms
 
 
 def _one_form(text: bytes) -> bytes:
-    """The one form of a token's spellings: what backends undo or overlook, and what no two real tokens differ by alone.
+    """The one form of a token's spellings: what decoders overlook, and what no two real tokens differ by alone.
 
-    That is: percent-encoding, quotes, blanks and `+` for blanks, the case of letters, the word Bearer, the padding, alphabet, spare
-    bits and foreign characters of base64, the dashes of a UUID. Raises IdentityError for what has too many spellings to undo.
+    That is: quotes and white space around it, the word Bearer before it, padding behind it, the case, braces and dashes of a UUID, and
+    in a signed token (JWT, itsdangerous, Fernet) what lenient base64 decoders skip. All else is told apart to the bit.
     """
-    text = _percent_decoded(text)
-    if b"\\" in text:
-        raise IdentityError("a token with a backslash, which may escape any character")
-    text = text.translate(None, b"\"'").strip(_BLANKS)
-    text = text[match.end() :] if (match := _PREFIX.match(text)) else text
+    text = text.strip(_AROUND)
+    if match := _PREFIX.match(text):
+        text = text[match.end() :].strip(_AROUND)
     if _BASE64.match(text):
-        return _base64_form(text).lower()
-    text = re.sub(rb"[\x00-\x20\x7f+-]+", b"-", text).replace(b"/", b"_").strip(b"-").rstrip(b"=-").lower()
-    bare = _UUID_FILLING.sub(b"", text)
-    return bare if _UUID.fullmatch(bare) else text
-
-
-def _percent_decoded(text: bytes) -> bytes:
-    for _ in range(MAX_LAYERS + 1):
-        decoded = unquote_to_bytes(text)
-        if decoded == text:
-            return text
-        text = decoded
-    raise IdentityError(f"a token that is percent-encoded more than {MAX_LAYERS} times")
+        return _base64_form(text)
+    bare = _UUID_FILLING.sub(b"", text.lower())
+    return bare if _UUID.fullmatch(bare) else text.rstrip(b"=")
 
 
 def _base64_form(text: bytes) -> bytes:

@@ -17,7 +17,7 @@ from proxy.policy.identity import Identifier, Peer
 from proxy.server.answers import problem
 from proxy.server.capacity import Capacity, Place
 from proxy.server.passthrough import Passthrough
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
 
 HEAD_SIZE: Final = 16 * 1024  # bytes
@@ -102,6 +102,7 @@ class Door(asyncio.Protocol):
             if len(received) > end + len(END_OF_HEAD):
                 raise HandshakeError("bytes came behind the head of an upgrade")
         except HandshakeError as error:
+            entrance.upgrades.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
             self._turn_away(problem(error.status, error.detail, error.headers))
             return
         self._leave()
@@ -126,9 +127,9 @@ class Door(asyncio.Protocol):
         self._entrance.upgrades.lingering.adopt(self._transport)
 
     def end(self) -> None:
-        """Close without a word: nothing was asked yet."""
+        """Close without a word: nothing was asked yet. On TLS even that takes a while, so it is counted as lingering."""
         self._leave()
-        self._transport.close()
+        self._entrance.upgrades.lingering.adopt(self._transport, heard=True)
 
     def _leave(self) -> None:
         if self._timer is not None:

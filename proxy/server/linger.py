@@ -13,6 +13,7 @@ from typing import Final
 from proxy.wire.frames import CloseFrame, FrameWalker
 
 LINGER: Final = 2.0  # seconds
+LAST_BYTES: Final = 10.0  # seconds more, for a slow reader to take what was written before our last word
 MAX_LINGERING: Final = 1024  # connections
 
 
@@ -34,7 +35,7 @@ class Lingering:
             next(iter(self._peers)).give_up()
         peer = _Leaving(transport, walker, self._peers)
         self._peers[peer] = None
-        peer.timer = self._loop.call_later(LINGER, peer.give_up)
+        peer.wait(self._loop, self._loop.time() + LINGER + LAST_BYTES)
         transport.set_protocol(peer)
         if transport.is_closing():
             return
@@ -85,6 +86,16 @@ class _Leaving(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+
+    def wait(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
+        """Give up after LINGER; later while something is still to be written, but not after `latest`."""
+        self.timer = loop.call_later(LINGER, self._look_again, loop, latest)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
+        if self._transport.get_write_buffer_size() and loop.time() < latest:
+            self.wait(loop, latest)
+        else:
+            self.give_up()
 
     def give_up(self) -> None:
         """The time is over, or others need the place."""

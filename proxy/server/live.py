@@ -56,9 +56,9 @@ class Live:
             initiator=initiator.value,
             seconds=round(time.monotonic() - held.since, 3),
             messages_in=tunnel.client.walker.messages,
-            bytes_in=tunnel.client.walker.payload_bytes,
+            bytes_in=tunnel.client.walker.received_bytes,
             messages_out=tunnel.upstream.walker.messages,
-            bytes_out=tunnel.upstream.walker.payload_bytes,
+            bytes_out=tunnel.upstream.walker.received_bytes,
         )
 
     def over(self, tunnel: Tunnel) -> None:
@@ -87,6 +87,6 @@ class Live:
 
 def _add_traffic(traffic: Traffic, tunnel: Tunnel) -> None:
     traffic.messages_in += tunnel.client.walker.messages
-    traffic.bytes_in += tunnel.client.walker.payload_bytes
+    traffic.bytes_in += tunnel.client.walker.received_bytes
     traffic.messages_out += tunnel.upstream.walker.messages
-    traffic.bytes_out += tunnel.upstream.walker.payload_bytes
+    traffic.bytes_out += tunnel.upstream.walker.received_bytes

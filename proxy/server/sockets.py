@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -85,6 +86,7 @@ def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list
 
 def listen_unix(path: str, backlog: int) -> socket.socket:
     """Open a listening Unix socket; one that somebody has left behind is replaced. Raises OSError."""
+    _refuse_live_socket(path)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.stat(path).st_mode):
             os.remove(path)
@@ -97,3 +99,13 @@ def listen_unix(path: str, backlog: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _refuse_live_socket(path: str) -> None:
+    """A socket file that nobody listens on is left over and gives way; one that somebody listens on is his. Raises OSError."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -246,7 +246,7 @@ class UpgradePath:
         head = request.head
         offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
         forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=self.scheme)
-        handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded)
+        handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded, trusted=peer.trusted)
         answer = await self._dial(match, handshake)
         try:
             if answer.head.status != SWITCHING_PROTOCOLS:

@@ -15,6 +15,7 @@ from typing import Final
 from proxy.wire.handshake import HandshakeError
 
 PERMESSAGE_DEFLATE: Final = b"permessage-deflate"
+MAX_EXTENSIONS: Final = 32  # elements; browsers offer one
 CLIENT_NO_CONTEXT_TAKEOVER: Final = b"client_no_context_takeover"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -43,7 +44,7 @@ class Agreed:
 
 def parse_extensions(values: Iterable[bytes]) -> list[Extension]:
     """All elements over all header lines. Raises ValueError when they do not follow the grammar of RFC 6455 §9.1."""
-    found = []
+    found: list[Extension] = []
     text = b",".join(values)
     position = 0
     while position < len(text):
@@ -54,6 +55,8 @@ def parse_extensions(values: Iterable[bytes]) -> list[Extension]:
         if match is None:
             raise ValueError("Sec-WebSocket-Extensions cannot be read")
         name, parameters = match[1].lower(), match[2]
+        if len(found) == MAX_EXTENSIONS:
+            raise ValueError(f"Sec-WebSocket-Extensions has more than {MAX_EXTENSIONS} elements")
         names = tuple(part[1].lower() for part in _ONE_PARAMETER.finditer(parameters))
         found.append(Extension(name, names, match[1] + parameters))
         position = match.end()

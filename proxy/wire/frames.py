@@ -111,6 +111,7 @@ class FrameWalker:
 
     __slots__ = (
         "_busy",
+        "_data",
         "_high",
         "_judge",
         "_lenient",
@@ -160,7 +161,13 @@ class FrameWalker:
         self.frame_end = 0
         self.message_end = 0
         self.messages = 0  # messages begun, whatever became of them
-        self.payload_bytes = 0  # payload bytes of data frames whose header was read
+        self.payload_bytes = 0  # payload bytes that the headers of data frames announced
+        self._data = False  # the current frame is one of data
+
+    @property
+    def received_bytes(self) -> int:
+        """Payload bytes of data frames that have come, whatever became of them. What a header only announces does not count."""
+        return self.payload_bytes - self._remaining if self._data else self.payload_bytes
 
     @property
     def in_frame(self) -> bool:
@@ -284,7 +291,8 @@ class FrameWalker:
                     self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE
                     break
                 skipping = True
-            if opcode < Opcode.CLOSE:
+            self._data = opcode < Opcode.CLOSE
+            if self._data:
                 self.payload_bytes += length
                 if opcode:
                     self.messages += 1

@@ -242,15 +242,17 @@ def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]
     return [header for header in headers if header[0].lower() not in away]
 
 
-def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header]) -> bytes:
+def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header], trusted: bool = False) -> bytes:
     """The head that goes upstream: the client's own, with our `Sec-WebSocket-Extensions` (empty: none) and `forwarded` headers.
 
     A header of the client that spells one of `forwarded` or a hop-by-hop one (also with `_` for `-`) is dropped; `Connection`
-    cannot name a `forwarded` one away, nor any header that the upgrade itself needs.
+    cannot name a `forwarded` one away, nor any header that the upgrade itself needs. Any other X-Forwarded-* goes on only if the
+    peer is `trusted`.
     """
     head = request.head
     owned = {name.lower() for name, _ in forwarded} | _OWNED | HOP_BY_HOP
-    kept = [header for header in end_to_end(head.headers, head.fields) if header[0].lower().replace(b"_", b"-") not in owned]
+    folded = [(header, header[0].lower().replace(b"_", b"-")) for header in end_to_end(head.headers, head.fields)]
+    kept = [header for header, name in folded if name not in owned and (trusted or not name.startswith(b"x-forwarded-"))]
     ours: list[Header] = [
         (b"Host", request.host),
         (b"Upgrade", b"websocket"),

@@ -21,7 +21,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = (
     *("-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY)),
-    *("-x", "-q", "--tb=line", "--timeout=20", "-p", "no:cacheprovider", "-p", "no:cov"),
+    *("-x", "-q", "--tb=line", "--timeout=40", "-p", "no:cacheprovider", "-p", "no:cov"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
 CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported

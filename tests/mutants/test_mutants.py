@@ -5,7 +5,6 @@ A mutant is a copy of `proxy` with one piece of text replaced, so the tests prov
 
 from __future__ import annotations
 
-import ast
 import json
 import queue
 import shutil
@@ -47,7 +46,8 @@ def mutate(mutant: Mutant, root: Path) -> None:
     if text.count(mutant.old) != 1:
         raise ValueError(f"the old text is there {text.count(mutant.old)} times in {mutant.file}")
     changed = text.replace(mutant.old, mutant.new)
-    if ast.dump(ast.parse(changed)) == ast.dump(ast.parse(text)):
+    # Not by comparing syntax trees: CPython 3.11 counts the depth of one wrongly while another thread makes one.
+    if compile(changed, mutant.file, "exec") == compile(text, mutant.file, "exec"):
         raise ValueError("the new text is the same program")
     path.write_text(changed, encoding="utf-8")
 
@@ -71,6 +71,10 @@ class Runners:
         return self._pool.submit(self._run, mutant)
 
     def _run(self, mutant: Mutant) -> Outcome:
+        outcome = self._try(mutant)
+        return outcome if outcome.exit in (PASSED, TESTS_FAILED) else self._try(mutant)  # pytest itself broke down: once more
+
+    def _try(self, mutant: Mutant) -> Outcome:
         root = self._workspace / mutant.name
         mutate(mutant, root)
         process = self._idle.get()

@@ -254,3 +254,11 @@ async def test_a_peer_on_a_unix_socket_is_a_trusted_proxy(tmp_path: Path) -> Non
         assert await client.status() == 101
         client.writer.close()
         backend.writer.close()
+
+
+async def test_an_upgrade_that_is_refused_at_the_door_is_counted() -> None:
+    async with running("", upstream="ws://127.0.0.1:9") as run:
+        async with raw_client(run.port) as client:
+            await client.send(upgrade_head() + b"early")
+            assert await client.status() == 400
+        assert (await run.scrape())['wsgate_upgrades_total{result="bad_request",route=""}'] == 1

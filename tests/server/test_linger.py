@@ -111,6 +111,7 @@ async def test_a_stream_that_has_ended_gets_what_was_written_and_no_more_time(li
 @pytest.mark.parametrize("reads", [True, False])
 async def test_it_is_bounded_in_time(reads: bool, lingering: Lingering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger_module, "LINGER", 0.1)
+    monkeypatch.setattr(linger_module, "LAST_BYTES", 0.3)
     async with connected() as (transport, peer):
         began = time.monotonic()
         if not reads:
@@ -119,8 +120,20 @@ async def test_it_is_bounded_in_time(reads: bool, lingering: Lingering, monkeypa
         transport.write(OURS)
         lingering.adopt(transport, FrameWalker(masked=True))
         await until(lambda: not len(lingering), 1.0)
-        assert time.monotonic() - began > 0.09
+        assert time.monotonic() - began > (0.09 if reads else 0.35)
         assert transport.is_closing()
+
+
+async def test_a_slow_reader_gets_what_was_written_before_our_last_word(lingering: Lingering, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger_module, "LINGER", 0.1)
+    async with connected() as (transport, peer):
+        peer.writer.transport.pause_reading()
+        transport.write(bytes(10_000_000))
+        transport.write(OURS)
+        lingering.adopt(transport, FrameWalker(masked=True))
+        await asyncio.sleep(0.3)  # it stalls for three times as long as others may linger
+        peer.writer.transport.resume_reading()
+        assert (await peer.reader.read(-1)).endswith(OURS)
 
 
 async def test_it_is_bounded_in_number_and_the_oldest_gives_way(lingering: Lingering) -> None:

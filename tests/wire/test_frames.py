@@ -943,3 +943,17 @@ def test_compressed_messages_with_dropped_ones_between_stay_readable(masked: boo
     )
     found = as_websockets_reads(onward, masked, [reader])
     assert [payload for _, _, payload in found] == [b"message %d " % number * 9 for number in range(0, 20, 3)]
+
+
+def test_what_a_header_only_announces_does_not_count() -> None:
+    walker = FrameWalker(masked=True)
+    walker.receive_data(b"\x82\xff" + (2**63 - 1).to_bytes(8, "big") + bytes(4), 0.0)
+    assert walker.received_bytes == 0
+    walker.receive_data(bytes(100), 0.0)
+    assert walker.received_bytes == 100
+
+
+def test_a_control_frame_on_its_way_is_no_payload_of_messages() -> None:
+    walker = FrameWalker(masked=True)
+    walker.receive_data(encode(0x82, b"abc", MASKS[0]) + encode(0x89, bytes(100), MASKS[0])[:50], 0.0)
+    assert walker.received_bytes == 3

@@ -651,3 +651,11 @@ def test_an_answer_of_ours_ends_its_connection(status: int, phrase: bytes) -> No
 def test_what_was_built_is_read_again() -> None:
     headers = ((b"A", b"1"), (b"b", b""), (b"A", b"\xc3\xa9"))
     assert parse_request_head(build_head(b"GET / HTTP/1.1", headers)[:-4]).headers == headers
+
+
+def test_a_strangers_other_forwarding_headers_stay_here() -> None:
+    request = upgrade(b"X-Forwarded-Port: 1", b"X_Forwarded_User: root", b"X-Other: 1")
+    stranger = build_upgrade_request(request, extensions=b"", forwarded=())
+    assert b"orwarded" not in stranger
+    assert b"X-Other: 1" in stranger
+    assert b"X-Forwarded-Port: 1" in build_upgrade_request(request, extensions=b"", forwarded=(), trusted=True)
