@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 import stat
+import struct
 from dataclasses import dataclass
 
 

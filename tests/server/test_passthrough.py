@@ -204,6 +204,7 @@ async def test_headers_go_upstream_as_they_came() -> None:
         "Via: 1.0 fred",
         "X-Unicode: h\u00c3\u00a9",
         "Sec-Fetch-Mode: cors",
+        "content-LENGTH: 0",
         "x_under_score: 1",
     ]
     got, _ = await exchange(request("GET /", *sent))
@@ -221,9 +222,10 @@ async def test_no_line_of_a_name_is_lost_when_it_is_spelled_in_two_ways() -> Non
     assert got.values("X") == ["1", "2"]
 
 
-async def test_nothing_is_added_but_what_tells_of_the_client() -> None:
-    got, _ = await exchange(request("GET /"))
-    assert got.lines == ["GET / HTTP/1.1", "Host: gate.test", *OURS]
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE"])
+async def test_nothing_is_added_but_what_tells_of_the_client(method: str) -> None:
+    got, _ = await exchange(request(f"{method} /"))
+    assert got.lines == [f"{method} / HTTP/1.1", "Host: gate.test", *OURS]
 
 
 @pytest.mark.parametrize("host", ["gate.test:8080", "GATE.test", "[::1]:80", "127.0.0.1"])
@@ -521,7 +523,7 @@ async def test_every_status_comes_back(status: int) -> None:
     ("framing", "body", "sent"),
     [
         (b"Content-Length: 5\r\n", b"hello", b"Content-Length: 5"),
-        (b"content-length: 0\r\n", b"", b"Content-Length: 0"),
+        (b"content-LENGTH: 00\r\n", b"", b"content-LENGTH: 00"),
         (b"Transfer-Encoding: chunked\r\n", b"5;x\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n", b"Transfer-Encoding: chunked"),
         (b"", b"hello", b"Transfer-Encoding: chunked"),
     ],
@@ -530,7 +532,7 @@ async def test_where_a_body_ends_is_told_anew(method: str, framing: bytes, body:
     has_body = method == "GET" and body
     answer = await answer_of(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + (body if method == "GET" else b""), f"{method} /")
     assert answer.body == (b"hello" if has_body else b"")
-    told = sent if method == "GET" or sent.startswith(b"Content") else None
+    told = sent if method == "GET" or not sent.startswith(b"Transfer") else None
     assert answer.head == b"HTTP/1.1 200 OK\r\n" + (told + b"\r\n" if told else b"") + b"\r\n"
 
 
@@ -546,6 +548,14 @@ async def test_an_answer_without_a_body_leaves_the_connection_in_step() -> None:
             backend.answer = OK
             await client.send(request("GET /"))
             assert (await next_answer(client)).body == b"ok"
+
+
+async def test_a_length_stays_where_it_was_and_cannot_be_named_away() -> None:
+    answer = await answer_of(b"HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 2\r\nB: 2\r\n\r\nok")
+    assert answer.head == b"HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 2\r\nB: 2\r\n\r\n"
+    answer = await answer_of(b"HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 2\r\nB: 2\r\n\r\nok")
+    assert answer.head == b"HTTP/1.1 200 OK\r\nB: 2\r\nContent-Length: 2\r\n\r\n"
+    assert answer.body == b"ok"
 
 
 async def test_204_has_no_length() -> None:
@@ -659,6 +669,7 @@ async def test_a_slow_reader_gets_the_end_of_a_last_answer() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nab",
