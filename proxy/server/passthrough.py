@@ -131,9 +131,8 @@ class Passthrough:
         else:
             if kept and not self._finishing:
                 session.answered()
-            elif request.transport is not None:
-                request.transport.set_write_buffer_limits(0)  # so that the wait is for an empty buffer: who lingers has little time
-                await request.writer.drain()
+            else:
+                await session.flush(request.writer)
                 session.end()
         return _Sent()
 
