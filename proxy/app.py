@@ -48,6 +48,7 @@ MAX_WARNED: Final = 100  # addresses that the log warns of
 STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave at least: a little more than they linger
 GOING_DOWN: Final = "the gate is going down"
 STOP_STEP: Final = 0.02  # seconds
+ACCEPTING: Final = 3  # turns of the loop until a connection that it has accepted is at its door
 BACKLOG: Final = 4096  # connections that the kernel may hold for us; it has a bound of its own
 GC_THRESHOLD: Final = 50_000  # allocations between two young collections: tunnels live long, and full passes over them cost
 MOST_FILES: Final = 1 << 20  # where there is no hard limit: what Linux allows by default (fs.nr_open)
@@ -222,6 +223,9 @@ class Gate:
         deadline = started + max(drain, STOP_TIMEOUT)
         while self._take_leave() and self._loop.time() < deadline:  # noqa: ASYNC110 -- many things end; at a stop 20 ms are nothing
             await asyncio.sleep(STOP_STEP)
+        for _ in range(ACCEPTING):
+            await asyncio.sleep(0)
+            self._take_leave()
         await self.abort()
 
     async def _spread(self, started: float, seconds: float) -> None:
@@ -237,6 +241,8 @@ class Gate:
 
     def _take_leave(self) -> bool:
         """Tell everybody, also those who come while we go. False once nobody is there any more."""
+        for door in list(self._entrance.doors):
+            door.end()
         for task in list(self._path.tasks):
             task.cancel()
         for relay in list(self._path.relays):

@@ -155,11 +155,11 @@ async def test_while_it_drains_it_is_not_ready_and_lets_nobody_in_and_a_download
         assert await readiness(admin) == 503
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
-        await player.send(encode(0x81, b"still here", MASK))  # its turn comes within the 20 s, less those of a linger
-        assert (await game.frame())[1] == b"still here"
-        await player.send(encode(0x88, (1000).to_bytes(2, "big"), MASK))
-        await game.frame()
-        await game.send(encode(0x88, (1000).to_bytes(2, "big"), None))
+        for stream, mask in ((player, MASK), (game, None)):
+            first, payload = await stream.frame()
+            assert (first, payload[:2]) == (0x88, (1001).to_bytes(2, "big"))
+            await stream.send(encode(0x88, payload[:2], mask))
+        assert await readiness(admin) == 503  # the download is waited for
         await download.send(b"world")
         assert await loading.rest() == b"helloworld"
         code, log = await gate.ended()  # long before the 20 s: nobody is there any more

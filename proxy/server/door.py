@@ -127,9 +127,9 @@ class Door(asyncio.Protocol):
         self._entrance.upgrades.lingering.adopt(self._transport)
 
     def end(self) -> None:
-        """Close without a word: nothing was asked yet."""
+        """Close without a word: nothing was asked yet. On TLS even that takes a while, so it is counted as lingering."""
         self._leave()
-        self._transport.close()
+        self._entrance.upgrades.lingering.adopt(self._transport, heard=True)
 
     def _leave(self) -> None:
         if self._timer is not None:

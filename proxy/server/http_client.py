@@ -92,7 +92,13 @@ class _Answers(ResponseHandler):
 
 
 class _Request(aiohttp.ClientRequest):
-    """The head does not wait for the body, and a body that waits for a 100 does not wait for ever."""
+    """Says nothing of a body that is not there; the head does not wait for the body, and that not for ever for a 100."""
+
+    def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
+        told = "Content-Length" in self.headers
+        super().update_body_from_data(body, _stacklevel)
+        if body is None and not told:
+            self.headers.popall("Content-Length", None)
 
     async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
         writer.send_headers()

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from proxy.policy.identity import Peer
 from proxy.server.answers import problem, unavailable
@@ -212,6 +213,12 @@ class HttpSession(asyncio.Protocol):
             reset_at_close(transport)  # an orderly end would be the end of the body
         transport.abort()
 
+    async def flush(self, writer: AbstractStreamWriter) -> None:
+        """Wait until all that was written is out: who lingers has little time."""
+        if self._transport.can_write_eof():  # not TLS, which is closed in another way
+            self._transport.set_write_buffer_limits(0)
+            await writer.drain()
+
     def end(self, answer: bytes = b"") -> None:
         """Say the last word, unless it is said already, and let the client leave."""
         transport = self._detach()
@@ -219,7 +226,11 @@ class HttpSession(asyncio.Protocol):
             return
         if answer:
             transport.write(answer)
-        self._sessions.upgrades.lingering.adopt(transport)
+        if transport.can_write_eof() or self._overrun or not self._body.complete:
+            self._sessions.upgrades.lingering.adopt(transport)
+        else:  # TLS has no end of one direction, and without one of the stream an answer that ends with it is not whole
+            self._sessions.open[self._inner] = self  # until it is gone
+            transport.close()
 
     def _detach(self) -> asyncio.Transport:
         """Let go of aiohttp: it believes the connection lost, and the transport is the caller's. A request under way is cancelled."""

@@ -131,9 +131,8 @@ class Passthrough:
         else:
             if kept and not self._finishing:
                 session.answered()
-            elif request.transport is not None:
-                request.transport.set_write_buffer_limits(0)  # so that the wait is for an empty buffer: who lingers has little time
-                await request.writer.drain()
+            else:
+                await session.flush(request.writer)
                 session.end()
         return _Sent()
 
@@ -234,12 +233,10 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
     for name, value in end_to_end(head.headers, fields):
         lower = name.lower()
         folded = lower.replace(b"_", b"-")
-        if folded not in owned and not folded.startswith(b"sec-websocket-"):
+        if lower == b"content-length" or (folded not in owned and not folded.startswith(b"sec-websocket-")):
             headers.add(spelled.setdefault(lower, _text(name)), _text(value))
     for name, value in forwarded:
         headers.add(_text(name), _text(value))
-    for length in fields.get(b"content-length", ()):
-        headers["Content-Length"] = _text(length)
     return headers
 
 
@@ -273,14 +270,16 @@ def _delimiter(head: RequestHead, status: int, framing: BodyFraming) -> Delimite
 
 def _answer_head(answer: ResponseHead, delimiter: Delimiter, framing: BodyFraming) -> list[Header]:
     """The upstream's end-to-end headers, in order and as spelled, and how the body ends for the client."""
-    headers = [header for header in end_to_end(answer.headers, answer.fields) if header[0].lower() != b"content-length"]
-    match delimiter:
-        case Delimiter.NO_BODY if answer.status != NO_CONTENT:  # which has no length, not even one that tells of another answer's
-            headers += [(b"Content-Length", length) for length in answer.fields.get(b"content-length", ())[:1]]
-        case Delimiter.LENGTH:
-            headers.append((b"Content-Length", b"%d" % (framing.length or 0)))
-        case Delimiter.CHUNKS:
-            headers.append((b"Transfer-Encoding", b"chunked"))
+    # Without a body it tells of another answer's, that to GET; 204 has none to tell of (RFC 9110 §8.6).
+    has_length = delimiter is Delimiter.LENGTH or (delimiter is Delimiter.NO_BODY and answer.status != NO_CONTENT)
+    headers = end_to_end(answer.headers, answer.fields)
+    lengths = [header for header in headers if header[0].lower() == b"content-length"]
+    if not has_length:
+        headers = [header for header in headers if header not in lengths]
+    elif delimiter is Delimiter.LENGTH and not lengths:  # Connection named it away
+        headers.append((b"Content-Length", b"%d" % (framing.length or 0)))
+    if delimiter is Delimiter.CHUNKS:
+        headers.append((b"Transfer-Encoding", b"chunked"))
     return headers
 
 

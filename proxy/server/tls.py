@@ -11,9 +11,10 @@ import ssl
 from typing import Final, Protocol, cast
 
 from proxy.policy.upstreams import TcpAddress, Upstream
+from proxy.server.linger import LAST_BYTES, LINGER
 
 ALPN: Final = ["http/1.1"]  # RFC 7301: a WebSocket upgrade is HTTP/1.1
-SHUTDOWN_TIMEOUT: Final = 2.0  # seconds that a close waits for the peer's close_notify: as long as any close of ours lingers
+SHUTDOWN_TIMEOUT: Final = LINGER + LAST_BYTES  # seconds that a close takes at most; by itself asyncio waits 30 s for the peer's
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:

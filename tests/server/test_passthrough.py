@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.server import http_client, passthrough
+from proxy.server import http_client, linger, passthrough
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
 from tests.support.gate import Running, running
 from tests.support.http import Recorded, Recorder, next_answer, recording_backend
 from tests.support.raw import KEY, PATIENCE, HttpAnswer, RawClient, raw_client, upgrade_head
+from tests.support.tls import LISTENING, TRUSTING, backend_tls, client_tls
 from tests.support.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -204,6 +206,7 @@ async def test_headers_go_upstream_as_they_came() -> None:
         "Via: 1.0 fred",
         "X-Unicode: h\u00c3\u00a9",
         "Sec-Fetch-Mode: cors",
+        "content-LENGTH: 0",
         "x_under_score: 1",
     ]
     got, _ = await exchange(request("GET /", *sent))
@@ -221,9 +224,10 @@ async def test_no_line_of_a_name_is_lost_when_it_is_spelled_in_two_ways() -> Non
     assert got.values("X") == ["1", "2"]
 
 
-async def test_nothing_is_added_but_what_tells_of_the_client() -> None:
-    got, _ = await exchange(request("GET /"))
-    assert got.lines == ["GET / HTTP/1.1", "Host: gate.test", *OURS]
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE"])
+async def test_nothing_is_added_but_what_tells_of_the_client(method: str) -> None:
+    got, _ = await exchange(request(f"{method} /"))
+    assert got.lines == [f"{method} / HTTP/1.1", "Host: gate.test", *OURS]
 
 
 @pytest.mark.parametrize("host", ["gate.test:8080", "GATE.test", "[::1]:80", "127.0.0.1"])
@@ -521,7 +525,7 @@ async def test_every_status_comes_back(status: int) -> None:
     ("framing", "body", "sent"),
     [
         (b"Content-Length: 5\r\n", b"hello", b"Content-Length: 5"),
-        (b"content-length: 0\r\n", b"", b"Content-Length: 0"),
+        (b"content-LENGTH: 00\r\n", b"", b"content-LENGTH: 00"),
         (b"Transfer-Encoding: chunked\r\n", b"5;x\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n", b"Transfer-Encoding: chunked"),
         (b"", b"hello", b"Transfer-Encoding: chunked"),
     ],
@@ -530,7 +534,7 @@ async def test_where_a_body_ends_is_told_anew(method: str, framing: bytes, body:
     has_body = method == "GET" and body
     answer = await answer_of(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n" + (body if method == "GET" else b""), f"{method} /")
     assert answer.body == (b"hello" if has_body else b"")
-    told = sent if method == "GET" or sent.startswith(b"Content") else None
+    told = sent if method == "GET" or not sent.startswith(b"Transfer") else None
     assert answer.head == b"HTTP/1.1 200 OK\r\n" + (told + b"\r\n" if told else b"") + b"\r\n"
 
 
@@ -546,6 +550,14 @@ async def test_an_answer_without_a_body_leaves_the_connection_in_step() -> None:
             backend.answer = OK
             await client.send(request("GET /"))
             assert (await next_answer(client)).body == b"ok"
+
+
+async def test_a_length_stays_where_it_was_and_cannot_be_named_away() -> None:
+    answer = await answer_of(b"HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 2\r\nB: 2\r\n\r\nok")
+    assert answer.head == b"HTTP/1.1 200 OK\r\nA: 1\r\ncontent-length: 2\r\nB: 2\r\n\r\n"
+    answer = await answer_of(b"HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 2\r\nB: 2\r\n\r\nok")
+    assert answer.head == b"HTTP/1.1 200 OK\r\nB: 2\r\nContent-Length: 2\r\n\r\n"
+    assert answer.body == b"ok"
 
 
 async def test_204_has_no_length() -> None:
@@ -633,17 +645,25 @@ async def test_who_wants_no_more_is_let_go(option: str) -> None:
         await run.quiet()
 
 
-async def test_a_slow_reader_gets_the_end_of_a_last_answer() -> None:
-    size = 3_000_000
-    async with recording_backend() as backend, running("", upstream=backend.url) as run:
-        backend.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
-        async with raw_client(run.port, receive_buffer=4096) as client:
-            client.writer.transport.pause_reading()
-            await client.send(request("GET /", "Connection: close"))
-            await until(lambda: run.gate._passthrough and backend.requests)
-            await asyncio.sleep(2.2)  # longer than it would linger
-            client.writer.transport.resume_reading()
-            assert len((await client.answer()).body) == size
+async def test_a_slow_reader_gets_the_end_of_a_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER", 0.02)
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port, receive_buffer=4096) as client:
+        client.writer.transport.pause_reading()
+        await client.send(request("GET /", "Connection: close"))
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        (session,) = run.gate._passthrough._sessions.open.values()
+        chunks = 0
+        while session._transport.get_write_buffer_size() < 10_000:  # until the kernel takes no more
+            await backend.send(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+            await asyncio.sleep(0)
+            chunks += 1
+        await backend.send(b"0\r\n\r\n")
+        await asyncio.sleep(0.1)  # longer than it would linger
+        client.writer.transport.resume_reading()
+        body = (await client.answer()).body
+        assert body.count(b"x") == chunks * 1000
+        assert body.endswith(b"0\r\n\r\n")
 
 
 # --- backends that fail ---------------------------------------------------------------------------------------------------------
@@ -659,6 +679,7 @@ async def test_a_slow_reader_gets_the_end_of_a_last_answer() -> None:
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nContent-Length: 0x2\r\n\r\nab",
@@ -782,6 +803,104 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_ends_it() -> Non
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(go_on(), PATIENCE)
         await run.quiet()
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def secured() -> AsyncIterator[tuple[Running, asyncio.Queue[RawConnection], RawClient]]:
+    """TLS on both sides."""
+    async with waiting_backend(tls=backend_tls()) as (url, arrived):
+        address = url.partition("://")[2]
+        yaml = f"upstreams: {{game: {{url: 'https://{address}', tls: {TRUSTING}}}}}\n{LISTENING}"
+        async with running(yaml) as run, raw_client(run.port, tls=client_tls()) as client:
+            yield run, arrived, client
+
+
+async def test_requests_and_then_an_upgrade_over_tls_on_both_sides() -> None:
+    async with secured() as (run, arrived, client):
+        await client.send(request("POST /a", "Content-Length: 5", body=b"hello"))
+        backend = await next_of(arrived)
+        assert backend.fields["x-forwarded-proto"] == "https"
+        assert await backend.exactly(5) == b"hello"
+        await backend.send(OK)
+        assert (await next_answer(client)).body == b"ok"
+        await client.send(request("GET /b"))
+        await backend.reader.readuntil(b"\r\n\r\n")
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        assert (await next_answer(client)).body == b"ok"
+        await client.send(upgrade_head("/"))
+        tunnel = await next_of(arrived)
+        await tunnel.accept()
+        assert await client.status() == 101
+        assert not run.gate._passthrough
+        await tunnel.send(b"\x81\x02ho")
+        assert await client.raw_frame() == b"\x81\x02ho"
+        client.writer.close()
+        tunnel.writer.close()
+
+
+async def test_a_refusal_over_tls_can_be_read() -> None:
+    async with secured() as (run, _, client):
+        await client.send(request("CONNECT a:1") + request("GET /"))
+        assert (await client.answer()).status == 501
+        await run.quiet()
+
+
+async def test_a_client_that_leaves_over_tls_cancels_its_request() -> None:
+    async with secured() as (run, arrived, client):
+        await client.send(request("GET /poll"))
+        backend = await next_of(arrived)
+        client.writer.close()
+        assert await backend.rest() == b""
+        await run.quiet()
+
+
+async def test_a_slow_reader_gets_the_end_of_a_last_answer_over_tls() -> None:
+    size = 6_000_000
+
+    def read_slowly(port: int) -> int:
+        """As the libraries of others do: blocking, and strict about how the stream ends."""
+        with socket.socket() as plain, client_tls().wrap_socket(plain, server_hostname="game.test", suppress_ragged_eofs=False) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", port))
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            time.sleep(2.2)  # longer than it would linger
+            received = b""
+            while data := sock.recv(65536):
+                received += data
+            return len(received.partition(b"\r\n\r\n")[2])
+
+    async with secured() as (run, arrived, _):
+        reading = asyncio.create_task(asyncio.to_thread(read_slowly, run.port))
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size + b"x" * size + b"\r\n0\r\n\r\n")
+        assert await reading == size
+
+
+async def test_an_answer_to_http_1_0_ends_in_order_and_at_once_over_tls() -> None:
+    async with secured() as (run, arrived, client):
+        await client.send(b"GET / HTTP/1.0\r\n\r\n")
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+        async with asyncio.timeout(1):
+            assert (await client.answer()).body == b"hello"
+        client.writer.close()
+        await until(lambda: not run.gate._passthrough)
+        assert not run.gate.lingering_connections
+
+
+async def test_an_answer_to_http_1_0_that_breaks_off_over_tls_is_no_orderly_end() -> None:
+    async with secured() as (_, arrived, client):
+        await client.send(b"GET / HTTP/1.0\r\n\r\n")
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await client.head()
+        assert await client.exactly(5) == b"hello"
+        backend.writer.transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
 
 
 # --- one request must not become two ----------------------------------------------------------------------------------------------
