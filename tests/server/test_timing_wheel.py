@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.timing_wheel import TimingWheel
+from proxy.server.timing_wheel import Deadline, TimingWheel
 
 TICK = 0.05
 
@@ -110,8 +110,9 @@ def test_a_cancelled_call_is_not_made_and_not_kept(clock: Clock, wheel: TimingWh
 
 def test_a_call_may_cancel_another_of_the_same_tick(clock: Clock, wheel: TimingWheel) -> None:
     calls: list[str] = []
-    wheel.call_later(1.0, lambda: other[0].cancel())
-    other = [wheel.call_later(1.0, lambda: calls.append("second"))]
+    others: list[Deadline] = []
+    wheel.call_later(1.0, lambda: [one.cancel() for one in others] and None)
+    others.append(wheel.call_later(1.0, lambda: calls.append("second")))
     clock.advance(2.0)
     assert calls == []
 
