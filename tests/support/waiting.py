@@ -16,5 +16,5 @@ async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
 async def eventually(holds: Callable[[], Awaitable[object]], seconds: float = 30.0) -> None:
     """The same where somebody else must be asked. An error of the question is the caller's. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 -- as above
             await asyncio.sleep(0.01)
