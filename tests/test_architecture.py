@@ -21,7 +21,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": ("", "app", "config"),
     "app": (EVERYTHING,),
-    "config": ("policy", "wire"),
+    "config": ("policy", "wire", "ledger.addresses"),
     "server": ("wire", "policy", "ledger.store", "metrics", "log"),
     "policy": ("wire", "ledger.store", "ledger.token_bucket"),
     "ledger": (),
