@@ -63,11 +63,14 @@ class Arena:
 async def arena(*rules: str) -> AsyncIterator[Arena]:
     """`rules`: without their names, which are `limit`, `limit1`, ..."""
     named = "".join(f"  - {{name: limit{number or ''}, {one}}}\n" for number, one in enumerate(rules))
-    async with waiting_backend() as (url, arrived):
-        async with running(f"{IDENTITY}{ROUTES}rules:\n{named}", upstream=url) as gate, lobby(gate) as players:
-            one = Arena(gate, players, arrived)
-            yield one
-            one.end()
+    async with (
+        waiting_backend() as (url, arrived),
+        running(f"{IDENTITY}{ROUTES}rules:\n{named}", upstream=url) as gate,
+        lobby(gate) as players,
+    ):
+        one = Arena(gate, players, arrived)
+        yield one
+        one.end()
 
 
 async def count_until(backend: RawConnection, last: bytes) -> int:
@@ -380,23 +383,23 @@ async def until_told(player: Player) -> None:
 @pytest.mark.parametrize("refuse_with", ["close", "http"])
 async def test_a_penalty_keeps_a_client_out_for_its_time_and_nobody_else(refuse_with: str) -> None:
     rules = "rules: [{name: limit, per: connection, messages: 1/s, burst: 1, on_excess: close, close_code: 4321, penalty: 2s}]\n"
-    async with echo_backend() as url:
-        async with running(f"{IDENTITY}{ROUTES}{rules}refuse_with: {refuse_with}\n", upstream=url) as gate, lobby(gate) as players:
-            ann = await players.enter(ANN)
-            assert await ann.is_echoed(b"one")
-            await ann.say(b"two")
-            closed = time.monotonic()
-            await Words("message_rate_limit_exceeded", 4321, retry=(2000, 2000)).end(ann)
-            again = await players.knock(ANN.other("ip", "room"))  # the same user, from elsewhere
-            await Words("penalized", 4008, retry=(1, 2000)).refuse(again)
-            assert await (await players.enter(ANN.other("user"))).is_echoed(b"another user")
-            assert await (await players.enter(Who(user=None))).is_echoed(b"somebody unknown")
-            samples = await gate.scrape()
-            assert samples['wsgate_refusals_total{mode="enforce",rule="limit"}'] == 1
-            while (player := await players.knock(ANN)).status != 101 or not await welcomed(player):
-                assert time.monotonic() < closed + PATIENCE
-                await asyncio.sleep(0.1)
-            assert time.monotonic() - closed >= 2.0 - 0.01
+    config = f"{IDENTITY}{ROUTES}{rules}refuse_with: {refuse_with}\n"
+    async with echo_backend() as url, running(config, upstream=url) as gate, lobby(gate) as players:
+        ann = await players.enter(ANN)
+        assert await ann.is_echoed(b"one")
+        await ann.say(b"two")
+        closed = time.monotonic()
+        await Words("message_rate_limit_exceeded", 4321, retry=(2000, 2000)).end(ann)
+        again = await players.knock(ANN.other("ip", "room"))  # the same user, from elsewhere
+        await Words("penalized", 4008, retry=(1, 2000)).refuse(again)
+        assert await (await players.enter(ANN.other("user"))).is_echoed(b"another user")
+        assert await (await players.enter(Who(user=None))).is_echoed(b"somebody unknown")
+        samples = await gate.scrape()
+        assert samples['wsgate_refusals_total{mode="enforce",rule="limit"}'] == 1
+        while (player := await players.knock(ANN)).status != 101 or not await welcomed(player):
+            assert time.monotonic() < closed + PATIENCE
+            await asyncio.sleep(0.1)
+        assert time.monotonic() - closed >= 2.0 - 0.01
 
 
 async def welcomed(player: Player) -> bool:
@@ -408,11 +411,10 @@ async def welcomed(player: Player) -> bool:
 async def test_an_unknown_client_stays_out_by_its_address() -> None:
     rules = "rules: [{name: limit, per: connection, message_size: 5, penalty: 1m}]\n"
     unknown = Who(user=None)
-    async with echo_backend() as url:
-        async with running(IDENTITY + ROUTES + rules, upstream=url) as gate, lobby(gate) as players:
-            player = await players.enter(unknown)
-            await player.say(b"too long")
-            await Words("payload_too_large", 4009, retry=(60_000, 60_000)).end(player)
-            await Words("penalized", 4008, retry=(50_000, 60_000)).refuse(await players.knock(unknown))
-            assert await (await players.enter(unknown.other("ip"))).is_echoed(b"hello")
-            assert await (await players.enter(ANN)).is_echoed(b"hello")
+    async with echo_backend() as url, running(IDENTITY + ROUTES + rules, upstream=url) as gate, lobby(gate) as players:
+        player = await players.enter(unknown)
+        await player.say(b"too long")
+        await Words("payload_too_large", 4009, retry=(60_000, 60_000)).end(player)
+        await Words("penalized", 4008, retry=(50_000, 60_000)).refuse(await players.knock(unknown))
+        assert await (await players.enter(unknown.other("ip"))).is_echoed(b"hello")
+        assert await (await players.enter(ANN)).is_echoed(b"hello")
