@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
 
-from proxy.ledger.store import Claim, SeatClaim, TokenClaim
+from proxy.ledger.store import Claim, PenaltyClaim, SeatClaim, TokenClaim
 from proxy.policy.identity import Identifier, Principal
-from proxy.policy.rules import FRAME_QUANTITIES, Per, Quantity, Rule
+from proxy.policy.rules import FRAME_QUANTITIES, Direction, Per, Quantity, Rule, penalty_rule
 
 MAX_RETRY_MS: Final = (1 << 31) - 1  # 24 days: what a browser's setTimeout can wait; with more it fires at once
 SEAT_RETRY: Final = 1.0  # seconds; when a seat becomes free cannot be known
@@ -30,6 +30,15 @@ _TEXTS: Final = {
     "message_rate_limit_exceeded": "messages are sent too fast",
     "ip_rate_limit_exceeded": "messages are sent too fast from this address",
     "payload_too_large": "the message is too large",
+    "byte_rate_limit_exceeded": "more is sent than may pass in this time",
+    "control_rate_limit_exceeded": "pings and pongs are sent too fast",
+    "too_many_fragments": "the message has too many fragments",
+    "penalized": "a limit was broken a short while ago",
+}
+_TEXTS_OUT: Final = {
+    "message_rate_limit_exceeded": "messages of the server come too fast",
+    "ip_rate_limit_exceeded": "messages of the server come too fast for this address",
+    "byte_rate_limit_exceeded": "the server sends more than may pass in this time",
 }
 
 
@@ -43,7 +52,8 @@ class Excess:
     @property
     def text(self) -> str:
         """What happened, for a person."""
-        return _TEXTS[self.rule.code]
+        texts = _TEXTS if self.rule.direction is Direction.IN else _TEXTS_OUT
+        return texts[self.rule.code]
 
     @property
     def retry_after_ms(self) -> int | None:
@@ -75,7 +85,7 @@ class AdmissionRules:
     """The rules that decide about upgrades, ready to be turned into claims."""
 
     def __init__(self, rules: Sequence[Rule], identifier: Identifier) -> None:
-        self._rules = tuple(rule for rule in rules if rule.quantity not in FRAME_QUANTITIES)
+        self._rules = tuple(_at_upgrades(rule) for rule in rules if rule.quantity not in FRAME_QUANTITIES or _keeps_out(rule))
         self._identifier = identifier
 
     def claims(self, principal: Principal) -> tuple[list[Rule], list[Claim]]:
@@ -84,11 +94,26 @@ class AdmissionRules:
         return rules, [self._claim(rule, principal) for rule in rules]
 
     def _claim(self, rule: Rule, principal: Principal) -> Claim:
+        if rule.quantity in FRAME_QUANTITIES:
+            return PenaltyClaim(rule.name, penalty_key(self._identifier, rule, principal))
         key = self._identifier.key(rule, principal, rule.per)
         if rule.quantity is Quantity.UPGRADES:
             return TokenClaim(rule.name, key, rule.limit, rule.burst, rule.shadow)
         member = principal.user if rule.quantity is Quantity.MEMBERS else None
         return SeatClaim(rule.name, key, int(rule.limit), rule.shadow, member)
+
+
+def _keeps_out(rule: Rule) -> bool:
+    return rule.penalty > 0 and not rule.shadow
+
+
+def _at_upgrades(rule: Rule) -> Rule:
+    return penalty_rule(rule) if rule.quantity in FRAME_QUANTITIES else rule
+
+
+def penalty_key(identifier: Identifier, rule: Rule, principal: Principal) -> bytes:
+    """Under whom a penalty of this rule is remembered: the user, or the address of one who is not known."""
+    return identifier.key(rule, principal, (Per.IP,) if principal.anonymous else (Per.USER,))
 
 
 def applies(rule: Rule, principal: Principal) -> bool:
