@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 from proxy.wire.handshake import accept_value
 from tests.support.raw import KEY
@@ -43,10 +44,9 @@ class Guest(asyncio.Protocol):
         self.gone = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._started = self._loop.time()
-        transport.write(self._head)
+        self._transport.write(self._head)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -98,8 +98,7 @@ class _Game(asyncio.Protocol):
         self._is_open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._ends.add(self)
 
     def data_received(self, data: bytes) -> None:

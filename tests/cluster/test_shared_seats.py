@@ -46,6 +46,9 @@ async def test_300_upgrades_at_once_over_three_gates_admit_exactly_100(kind: str
     async with game() as url, redis_server(flavour) as store, gates(tmp_path, YAML, url, [store.url] * 3) as cluster, party() as people:
         for room in range(ROUNDS):
             guests = await race(people, cluster, heads(kind, room))
+            for g in cluster:
+                m = await g.scrape()
+                print(max(x.answered_after for x in guests), {k: v for k, v in m.items() if "store" in k and v and "created" not in k})
             assert statuses(guests) == {101: CAP, 429: RACERS - CAP}
             await people.leave()
         await eventually(lambda: is_total(store, kind, 0))
