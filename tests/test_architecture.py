@@ -31,7 +31,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 }
 
 PURE = ("wire", "policy", "ledger")
-IMPURE_MODULES = ("ledger.redis_store", "ledger.fallback_store")  # in pure packages, and allowed to see the world
+IMPURE_MODULES = ("ledger.redis_link", "ledger.redis_store", "ledger.fallback_store")  # in pure packages, and allowed to see the world
 WORLD = frozenset(
     [
         "aiohttp",

@@ -8,13 +8,17 @@ instance: of an upgrade rate it takes its share, one of so many as were last lis
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.own_seats import OwnSeats
+from proxy.ledger.redis_link import RedisLink
 from proxy.ledger.redis_store import Asked, RedisStore
-from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreState, TokenClaim
+from proxy.ledger.scripts import Keys
+from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
 START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store
@@ -27,6 +31,29 @@ class OnStoreDown(Enum):
     LOCAL = "local"
     OPEN = "open"
     CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What an operator says about a shared store. `timeout` and `holder_ttl` in seconds."""
+
+    address: StoreAddress
+    prefix: str = "wsgate:"
+    timeout: float = 0.2
+    holder_ttl: float = 15.0
+    on_store_down: OnStoreDown = OnStoreDown.LOCAL
+
+
+def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
+    """A store to be started. Nothing is connected yet."""
+    own = OwnSeats()
+
+    async def locate() -> Endpoint:
+        return options.address.endpoints[0]
+
+    link = RedisLink(options.address, locate, options.timeout, events)
+    shared = RedisStore(link, Keys(options.prefix, listed=True), own, options.holder_ttl, events)
+    return FallbackStore(shared, own, options.on_store_down)
 
 
 class FallbackStore:

@@ -15,6 +15,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -196,7 +197,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 connection = build_connection(self._address, await self._locate())
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]  # of the library
                 await self._prepare(connection)
             return connection
         except TimeoutError:
@@ -336,22 +337,23 @@ def build_connection(address: StoreAddress, endpoint: Endpoint) -> Connection:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    options = {
-        "host": endpoint.host,
-        "port": endpoint.port,
-        "db": address.database,
-        "username": address.username,
-        "password": address.password,
-        "socket_timeout": None,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # RESP3 brings nothing that we read, and costs a round trip
-        "driver_info": None,
-    }
+    common = partial(
+        SSLConnection if address.tls else Connection,
+        host=endpoint.host,
+        port=endpoint.port,
+        db=address.database,
+        username=address.username,
+        password=address.password,
+        socket_timeout=None,
+        socket_connect_timeout=CONNECT_TIMEOUT,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,  # RESP3 brings nothing that we read, and costs a round trip
+        driver_info=None,
+    )
     if address.tls:
-        return SSLConnection(**options, ssl_cert_reqs=ssl.CERT_REQUIRED, ssl_check_hostname=True, ssl_ca_certs=address.ca)
-    return Connection(**options)
+        return common(ssl_cert_reqs=ssl.CERT_REQUIRED, ssl_check_hostname=True, ssl_ca_certs=address.ca)
+    return common()
 
 
 async def _close(connection: Connection) -> None:

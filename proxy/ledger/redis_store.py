@@ -79,7 +79,7 @@ class RedisStore:
     # --- its life
 
     async def start(self, patience: float) -> str | None:
-        """Returns None as soon as it decides, or after `patience` seconds, or the first failure to connect, why it does not."""
+        """Returns None as soon as it decides; or after `patience` seconds, or the first failure to connect, why it does not."""
         self._link.start()
         self._keeper = self._loop.create_task(self._keep())
         with suppress(TimeoutError):
@@ -390,9 +390,10 @@ class RedisStore:
             self._former.clear()
         self._is_told = True
         if flushed:
-            await self._settle(own)
+            await self._settle()
         if self._is_told and self._link.is_usable:
             self._enter(StoreState.UP)
+            self._first.set()
 
     async def _join(self) -> tuple[bytes, bool]:
         """Get a new id. True if the store has forgotten those that we knew, ourselves and all others."""
@@ -403,7 +404,7 @@ class RedisStore:
         self.holders.joined(own, {name: count for name, count in counters.items() if name not in self._former}, asked_at)
         return own, bool(known) and known.isdisjoint(counters)
 
-    async def _settle(self, own: bytes) -> None:
+    async def _settle(self) -> None:
         """After a flush: the others tell theirs meanwhile."""
         self._enter(StoreState.HEALING, "it has forgotten everything; the others are telling it what they hold")
         until = time.monotonic() + self._interval * (1 + 2 * JITTER)

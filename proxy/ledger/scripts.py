@@ -45,7 +45,7 @@ BURY: Final = Script("bury")
 SCRIPTS: Final = (ADMIT, TELL_COUNT, TELL_MEMBERS, REAP, JOIN, BEAT, BURY)
 
 
-class Unlisted(Exception):
+class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
     """The store does not know our id: it was flushed, or somebody took us for dead."""
 
 

@@ -88,7 +88,7 @@ class Store(Protocol):
         """Forget what holds nothing any more. Called about once a second; bounded work."""
 
 
-class StoreDown(Exception):
+class StoreDown(Exception):  # noqa: N818 -- a state of the store, and a normal one
     """The store did not answer. `outcome_known`: it has certainly not done what it was asked for.
 
     Out of `admit` of a store that the gate uses, it means that nobody is to be admitted while the store is away.
