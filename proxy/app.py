@@ -77,7 +77,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self.totals = _zeroed_totals(config)
         self._shared = _shared_store(config.store, StoreWatch(self.totals.store, log)) if config.store.address else None
-        self._store = self._shared or MemoryStore()
+        self._store = MemoryStore() if self._shared is None else self._shared  # an empty one is false
         self._history = RefusalHistory()
         self._lingering = Lingering(self._loop)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
