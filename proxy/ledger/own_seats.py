@@ -13,10 +13,10 @@ Pure, and bounded by the connections of this instance and `max_departed`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from proxy.ledger.store import SeatClaim
+from proxy.ledger.store import Ask, SeatClaim
 
 MAX_DEPARTED: Final = 100_000  # seats that nobody holds any more and that the store has not been told of
 MAX_OTHERS: Final = 100_000  # keys of which it is remembered how much other instances had
@@ -51,6 +51,7 @@ class OwnSeats:
         self._distinct: dict[bytes, int] = {}  # key -> members held
         self._marked: dict[Seat, None] = {}  # to be told
         self._departed: OrderedDict[Seat, None] = OrderedDict()  # to be told, and nobody holds them
+        self._touched: set[bytes] = set()  # keys of those, and perhaps of more
         self._others: OrderedDict[bytes, int] = OrderedDict()
         self._by_rule: dict[str, int] = {}
         self._max_departed = max_departed
@@ -140,8 +141,13 @@ class OwnSeats:
 
     # --- what is to be told
 
+    def is_untold(self, ask: Ask) -> bool:
+        """Is there perhaps something to be told that this ask depends on?"""
+        return any(claim.key in self._touched for claim in ask)
+
     def mark(self, seat: Seat) -> None:
         """The store is to be told how it is with this seat."""
+        self._touched.add(seat.key)
         if seat.held:
             self._marked[seat] = None
             return
@@ -158,6 +164,7 @@ class OwnSeats:
         for seat in self._seats.values():
             if seat.held:
                 self._marked[seat] = None
+                self._touched.add(seat.key)
 
     def take_marked(self, most: int) -> list[Seat]:
         """Up to `most` seats to be told now, those that became free first. They are marked no more."""
@@ -168,20 +175,24 @@ class OwnSeats:
             seat = next(iter(self._marked))
             del self._marked[seat]
             taken.append(seat)
+        if not self._departed and not self._marked:
+            self._touched.clear()
         for seat in taken:
             seat.told = True
             seat.tells += 1
         return taken
 
-    def told(self, seat: Seat) -> None:
+    def told(self, seats: Iterable[Seat]) -> None:
         """The store knows. A seat that nobody holds and that waits for nothing is forgotten."""
-        if not seat.held and seat not in self._departed:
-            self._forget(seat)
+        for seat in seats:
+            if not seat.held and seat not in self._departed:
+                self._forget(seat)
 
-    def untell(self, seat: Seat) -> None:
+    def untell(self, seats: Iterable[Seat]) -> None:
         """The store may not have heard it."""
-        if self._seats.get((seat.key, seat.member)) is seat:
-            self.mark(seat)
+        for seat in seats:
+            if self._seats.get((seat.key, seat.member)) is seat:
+                self.mark(seat)
 
     def _forget(self, seat: Seat) -> None:
         self._marked.pop(seat, None)

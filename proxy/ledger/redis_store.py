@@ -16,15 +16,15 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from proxy.ledger.holders import Holders
 from proxy.ledger.own_seats import OwnSeats, Seat
-from proxy.ledger.redis_link import BATCH, CommandError, RedisLink
-from proxy.ledger.scripts import Answer, Command, Granted, Keys, Refused, Unlisted, groups, read_admit, read_listing, read_told
+from proxy.ledger.redis_link import CommandError, RedisLink
+from proxy.ledger.scripts import SEATS_AT_ONCE, Answer, Command, Granted, Keys, Refused, Unlisted, read_admit, read_listing, read_told
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
@@ -33,6 +33,7 @@ FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking agai
 MAX_FULL: Final = 10_000  # refusals that are remembered
 MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
 REFRESH: Final = 8 * 3600.0  # seconds in which every own key is told once, whatever happens
+HEAL_AT_ONCE: Final = 4  # scripts that are told before one waits: some 2 ms of the loop
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
 
@@ -154,7 +155,8 @@ class RedisStore:
         repeated = self._repeated(ask, now)
         if repeated is not None:
             return repeated
-        self._tell_now(own)
+        if self._own.is_untold(ask):
+            self._tell_now(own)
         answer = self._link.call(self._keys.admit(own, ask))
         tickets = [(claim, self._own.reserve(claim)) for claim in ask if isinstance(claim, SeatClaim)]
         for claim, _ in tickets:
@@ -295,51 +297,42 @@ class RedisStore:
     def _tell_now(self, own: bytes) -> None:
         """Send what is to be told; it will have been run before whatever is sent next. Raises StoreDown."""
         while self._own.untold:
-            self._send(own, self._own.take_marked(BATCH))
+            self._send(own)
 
-    def _send(self, own: bytes, seats: Sequence[Seat]) -> list[asyncio.Future[object]]:
-        sent = []
-        pending = groups(seats)
+    def _send(self, own: bytes) -> asyncio.Future[object]:
+        """Tell of some seats. Raises StoreDown."""
+        seats = self._own.take_marked(SEATS_AT_ONCE)
         try:
-            while pending:
-                answer = self._link.call(self._keys.tell(own, self._former, pending[-1]))
-                group = pending.pop()
-                self._telling.add(answer)
-                answer.add_done_callback(partial(self._heard_tell, group))
-                sent.append(answer)
+            answer = self._link.call(self._keys.tell(own, self._former, seats))
         except StoreDown:
-            for group in pending:
-                for seat in group:
-                    self._own.untell(seat)
+            self._own.untell(seats)
             raise
-        return sent
+        self._telling.add(answer)
+        answer.add_done_callback(partial(self._heard_tell, seats))
+        return answer
 
-    def _heard_tell(self, group: list[Seat], answer: asyncio.Future[object]) -> None:
+    def _heard_tell(self, seats: list[Seat], answer: asyncio.Future[object]) -> None:
         self._telling.discard(answer)
         try:
-            known = read_told(answer.result())
-        except (StoreDown, CommandError, asyncio.CancelledError):
-            pass  # it is told again: soon by the keeper
+            foreign = read_told(answer.result())
         except Unlisted:
+            self._own.untell(seats)
             self.doubt()
+        except (StoreDown, CommandError, asyncio.CancelledError):
+            self._own.untell(seats)  # soon, by the keeper
         else:
-            if not known:
-                self._events.conflict(group[0].rule)
-            for seat in group:
-                self._own.told(seat)
-            return
-        for seat in group:
-            self._own.untell(seat)
+            for index in foreign:
+                self._events.conflict(seats[index].rule)
+            self._own.told(seats)
 
     async def _tell_all(self, own: bytes) -> None:
-        """Tell what there is to tell, a batch at a time, until nothing is left. Raises StoreDown if something is not heard."""
+        """Tell what there is to tell, some at a time, until nothing is left. Raises StoreDown, CommandError, Unlisted."""
         while self._own.untold:
-            answers = self._send(own, self._own.take_marked(BATCH))
+            answers = []
+            while self._own.untold and len(answers) < HEAL_AT_ONCE:
+                answers.append(self._send(own))
             for answer in answers:
-                try:
-                    read_told(await answer)
-                except CommandError as error:
-                    raise StoreDown(str(error), outcome_known=True) from error
+                read_told(await answer)
         if self._telling:
             await asyncio.wait(self._telling)
 

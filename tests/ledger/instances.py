@@ -73,12 +73,12 @@ async def instance(
     address: StoreAddress,
     *,
     ttl: float = TTL,
-    timeout: float = 2.0,
+    deadline: float = 2.0,
     on_store_down: OnStoreDown = OnStoreDown.LOCAL,
 ) -> AsyncIterator[Instance]:
-    """A started one. `timeout` is generous, unless timeouts are what is tested."""
+    """A started one. `deadline` of a question is generous, unless timeouts are what is tested."""
     heard = Heard()
-    store = open_store(StoreOptions(address, "test:", timeout, ttl, on_store_down), heard)
+    store = open_store(StoreOptions(address, "test:", deadline, ttl, on_store_down), heard)
     await store.start()
     try:
         yield Instance(store, heard)
