@@ -11,7 +11,8 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from math import ceil
 from typing import Final
 
@@ -19,8 +20,15 @@ import uvloop
 from aiohttp import web
 
 from proxy import __version__
-from proxy.config import Config
+from proxy.config import Config, StoreSettings
+from proxy.ledger.addresses import Endpoint, Topology
+from proxy.ledger.fallback_store import FallbackStore, OnStoreDown
 from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.own_seats import OwnSeats
+from proxy.ledger.redis_link import RedisLink
+from proxy.ledger.redis_store import RedisStore
+from proxy.ledger.scripts import Keys
+from proxy.ledger.store import StoreEvents
 from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
@@ -36,6 +44,7 @@ from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
 from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
+from proxy.server.store_watch import StoreWatch, over_limit
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
@@ -55,6 +64,10 @@ MOST_FILES: Final = 1 << 20  # where there is no hard limit: what Linux allows b
 OWN_FILES: Final = 128  # open files that are nobody's connection
 
 
+class StoreRequiredError(Exception):
+    """The store cannot be used, and without it the gate does not start. Its text tells why, and no password."""
+
+
 class Gate:
     """One running instance. `start` opens the ports, `stop` takes leave of all connections; both are called once."""
 
@@ -62,11 +75,12 @@ class Gate:
         self._config = config
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._store = MemoryStore()
+        self.totals = _zeroed_totals(config)
+        self._shared = _shared_store(config.store, StoreWatch(self.totals.store, log)) if config.store.address else None
+        self._store = MemoryStore() if self._shared is None else self._shared  # an empty one is false
         self._history = RefusalHistory()
         self._lingering = Lingering(self._loop)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
-        self.totals = _zeroed_totals(config)
         self.live = Live(self.totals, self._store, log)
         self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
         self._keepalive = Keepalive(
@@ -130,9 +144,14 @@ class Gate:
                 __version__,
                 breaches=lambda: _breaches(self._meters),
                 seats=lambda: seats | dict(self._store.seats()),
+                over_limit=lambda: seats | dict(self._over_limit()),
                 traffic=self.live.traffic,
             )
         )
+
+    def _over_limit(self) -> Mapping[str, int]:
+        others = (lambda _: 0) if self._shared is None else self._shared.others
+        return over_limit((held.grant for held in self.live.held.values()), others)
 
     def connections(self) -> int:
         """Client connections that are there now, whatever their state."""
@@ -142,11 +161,22 @@ class Gate:
         return at_the_door + under_way + len(self.live.held) + len(self._lingering)
 
     async def start(self) -> None:
-        """Open the admin port, then the public one. Raises OSError, with the address in its text, when one cannot be opened."""
+        """Open the admin port, then, after the store's first answer or its deadline, the public one.
+
+        Raises OSError, with the address in its text, when one cannot be opened, and StoreRequiredError.
+        """
         self.admin = await self._open_admin()
         await self._passthrough.open()
+        await self._start_store()
         self.listen = await self._open_public()
         self._sweep()
+
+    async def _start_store(self) -> None:
+        if self._shared is None:
+            return
+        problem = await self._shared.start()
+        if problem is not None and self._config.store.required:
+            raise StoreRequiredError(f"store_required, but {self._config.store.address} cannot be used: {problem}")
 
     async def _open_admin(self) -> TcpAddress:
         address = self._config.admin
@@ -255,6 +285,8 @@ class Gate:
         """End what is left at once."""
         self._lingering.abort()
         await self._passthrough.close()
+        if self._shared is not None:
+            await self._shared.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._log.flush()
@@ -271,6 +303,24 @@ def _naming(address: Address) -> Iterator[None]:
         raise OSError(error.errno, f"cannot listen on {address}: {reason}") from None
 
 
+def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore:
+    """The store beyond this process, not started. Raises StoreRequiredError where the library is not installed that speaks to it."""
+    assert settings.address is not None
+    if find_spec("redis") is None:
+        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'")
+    address = settings.address
+    if address.topology is not Topology.SINGLE:
+        raise StoreRequiredError(f"{address.topology.value} is not supported yet")
+
+    async def locate() -> Endpoint:
+        return address.endpoints[0]
+
+    own = OwnSeats()
+    link = RedisLink(address, locate, settings.timeout, events)
+    shared = RedisStore(link, Keys(settings.prefix, listed=True), own, settings.holder_ttl, events)
+    return FallbackStore(shared, own, OnStoreDown(settings.on_down.value))
+
+
 def _zeroed_totals(config: Config) -> Totals:
     """Every series that can come to be is there from the start, so that rates over it are right from the first event on."""
     totals = Totals(
@@ -280,6 +330,7 @@ def _zeroed_totals(config: Config) -> Totals:
     for rule in config.rules:
         if rule.quantity not in FRAME_QUANTITIES or rule.penalty:
             totals.refusals[rule.name, rule.mode.value] = 0
+            totals.store.conflicts[(rule.name,)] = 0
     for result in Result:
         if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
             totals.upgrades[NO_ROUTE, result.value] = 0
@@ -316,8 +367,8 @@ async def _serve(config: Config, log: Log) -> int:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
     try:
         await gate.start()
-    except OSError as error:
-        log.error(error.strerror or str(error))
+    except (OSError, StoreRequiredError) as error:
+        log.error(getattr(error, "strerror", None) or str(error))
         await gate.abort()
         return 1
     gc.collect()

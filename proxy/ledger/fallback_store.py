@@ -159,6 +159,10 @@ class FallbackStore:
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()
 
+    def others(self, key: bytes) -> int:
+        """Seats of a key that other instances were last seen to hold; what is not remembered counts as none."""
+        return self._own.others(key)
+
     def sweep(self, now: float) -> None:
         self._rates.sweep(now)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from proxy.ledger.store import Denial, Grant, Store
+from proxy.ledger.store import Denial, Grant, Store, StoreDown
 from proxy.log import Log
 from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
@@ -45,6 +45,7 @@ from proxy.wire.handshake import (
 
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
+STORE_DOWN: Final = "limits cannot be looked up at the moment"
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
 
@@ -172,6 +173,9 @@ class UpgradePath:
         except UpstreamError as error:
             connection.result = _RESULT_OF_STATUS[error.status]
             self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
+        except StoreDown:
+            connection.result = Result.UNAVAILABLE
+            self._answer(transport, unavailable(STORE_DOWN))
         except asyncio.CancelledError:
             if protocol.early:
                 connection.result = Result.BAD_REQUEST
