@@ -41,7 +41,8 @@ REAP: Final = Script("reap")
 JOIN: Final = Script("join")
 BEAT: Final = Script("beat")
 BURY: Final = Script("bury")
-SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY)
+RENT: Final = Script("rent")
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, RENT)
 
 
 class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
