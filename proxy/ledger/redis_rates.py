@@ -16,30 +16,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
-from proxy.ledger.redis_link import CommandError
+from proxy.ledger.redis_link import CommandError, Link
 from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
-from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown, StoreEvents
-from proxy.ledger.token_bucket import TokenBucket
 
 AT_ONCE: Final = 500  # buckets told at once when all are told again
 MAX_IDLE: Final = 100_000  # buckets that nobody uses, and that the store does not know to be given back
 REFRESH: Final = 3600.0  # seconds in which every owned bucket is told once, or given back if it is full
 FAREWELL: Final = 1.0  # seconds to give everything back
-
-
-class Link(Protocol):
-    """Who carries commands to the store (redis_link.RedisLink)."""
-
-    @property
-    def is_usable(self) -> bool:
-        """Is it worth asking?"""
-
-    def call(self, command: Command) -> asyncio.Future[object]:
-        """Raises StoreDown."""
 
 
 class RedisRates:
@@ -64,6 +51,7 @@ class RedisRates:
         self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
         self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
         self._hears = False
+        self._was_there = False
         self._since: float | None = None  # the store is known to have been there
         self._lost_at: float | None = None  # it lost its data
         self._to_refresh: list[LeasedBucket] = []
@@ -78,9 +66,8 @@ class RedisRates:
 
     # --- what meters want
 
-    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
-        if rate <= 0:
-            return TokenBucket(rate, burst, now)  # it has nothing to share
+    def open_bucket(self, key: bytes, rate: float, burst: float) -> LeasedBucket:
+        """`rate` is more than 0: a bucket of nothing has nothing to share."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = LeasedBucket(key, rate, burst, self)
@@ -88,10 +75,9 @@ class RedisRates:
         self._idle.pop(key, None)
         return bucket
 
-    def close_bucket(self, bucket: TokenBucket) -> None:
+    def close_bucket(self, bucket: LeasedBucket) -> None:
         bucket.users -= 1
-        if isinstance(bucket, LeasedBucket):
-            self._rest(bucket)
+        self._rest(bucket)
 
     def _rest(self, bucket: LeasedBucket) -> None:
         """Nobody may be using it: give it back. What cannot be given back is kept for whoever returns."""
@@ -230,9 +216,11 @@ class RedisRates:
             self._tell_again()
 
     def healed(self, lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
-        """The store was away, or it has forgotten everything."""
+        """The store is there: for the first time, or after it was away, or has forgotten everything."""
         now = time.monotonic()
-        self._since = now
+        if self._was_there:
+            self._since = now
+        self._was_there = True
         if lost_data:
             self._lost_at = now
         self._rejoin(now)

@@ -21,6 +21,13 @@ from typing import Protocol
 from proxy.ledger.token_bucket import TokenBucket
 
 
+class Scope(Enum):
+    """Who shares a bucket, as far as the store reaches; the values are the YAML words."""
+
+    CLUSTER = "cluster"  # all instances
+    INSTANCE = "instance"  # each has its own
+
+
 @dataclass(frozen=True, slots=True)
 class SeatClaim:
     """One of at most `limit` seats under `key`. With `member`, all claims of one member share one seat."""
@@ -85,8 +92,8 @@ class Store(Protocol):
     def release(self, grant: Grant) -> None:
         """Give the seats back. A second call does nothing."""
 
-    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
-        """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left."""
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float, scope: Scope = Scope.CLUSTER) -> TokenBucket:
+        """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left. One key has one scope."""
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         """Undo one `open_bucket`."""

@@ -12,19 +12,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.addresses import StoreAddress
-from proxy.ledger.redis_link import Locate, build_connection, pack
+from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close
+from proxy.ledger.redis_link import PAUSES, Locate, pack
 from proxy.ledger.store import StoreDown
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
 
 INTERVAL: Final = 2.0  # seconds without a word, and it is asked for one; as much again, and it is gone
-CONNECT_TIMEOUT: Final = 1.0  # seconds
-PAUSES: Final = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempts to connect; the last one again and again
 
 
 class Subscription:
-    """`hear`: gets every message. `listening`: is told when it begins to hear, and when it hears no more. Both must neither raise nor wait."""
+    """`hear` gets every message; `listening` is told when it begins to hear, and when it does no more. They must neither raise nor wait."""
 
     def __init__(
         self,
@@ -69,8 +68,7 @@ class Subscription:
             finally:
                 self._listening(False)
                 if connection is not None:
-                    with suppress(OSError, RedisError):
-                        await connection.disconnect(nowait=True)
+                    await close(connection)
             await asyncio.sleep(PAUSES[min(attempts, len(PAUSES) - 1)])
             attempts += 1
 
