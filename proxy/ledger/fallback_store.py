@@ -18,9 +18,10 @@ from typing import Final
 from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.cluster_link import ClusterLink
 from proxy.ledger.leased_bucket import LeasedBucket
+from proxy.ledger.link import Link, Locate
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.redis_link import Link, Locate, RedisLink
+from proxy.ledger.redis_link import RedisLink
 from proxy.ledger.redis_rates import RedisRates
 from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.rent import RentCommands
@@ -61,8 +62,8 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
     commands = RentCommands(options.prefix, secrets.token_hex(8).encode())
-    rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.holders.listed()))
-    shared.healed = rates.healed
+    rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
+    shared.keeper.healed = rates.healed
     subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening)
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 
@@ -109,12 +110,12 @@ class FallbackStore:
 
     async def start(self) -> str | None:
         self._subscription.start()
-        return await self._shared.start(START_PATIENCE)
+        return await self._shared.keeper.start(START_PATIENCE)
 
     async def stop(self) -> None:
         await self._subscription.stop()
         await self._shared_rates.stop()
-        await self._shared.stop()
+        await self._shared.keeper.stop()
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         """As the contract says; raises StoreDown only if nobody is to be admitted without the shared store."""
@@ -167,7 +168,7 @@ class FallbackStore:
         for claim in ask:
             if isinstance(claim, TokenClaim):
                 self._spend(claim, now)
-        self._shared.tell()
+        self._shared.changed()
         return Grant(seats, tuple(over))
 
     def _fits(self, claim: SeatClaim | TokenClaim, now: float) -> tuple[bool, float | None]:
@@ -181,7 +182,7 @@ class FallbackStore:
 
     def _open_share(self, claim: TokenClaim, now: float) -> TokenBucket:
         """This instance's share of a bucket. It is remembered until it is full again."""
-        sharers = 1 + len(self._shared.holders.listed())
+        sharers = 1 + len(self._shared.keeper.holders.listed())
         burst = claim.burst if claim.burst < 1 else max(1.0, claim.burst / sharers)
         key = _ALONE + claim.key
         bucket = self._rates.open_bucket(key, claim.rate / sharers, burst, now)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
-from proxy.ledger.redis_link import CommandError, Link
+from proxy.ledger.link import CommandError, Link
 from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
 from proxy.ledger.store import StoreDown, StoreEvents
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.addresses import StoreAddress
 from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close
-from proxy.ledger.redis_link import PAUSES, Locate, pack
+from proxy.ledger.link import Locate
+from proxy.ledger.redis_link import PAUSES, pack
 from proxy.ledger.store import StoreDown
 
 if TYPE_CHECKING:
