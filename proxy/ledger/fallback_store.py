@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Final
 
-from proxy.ledger.addresses import Endpoint, StoreAddress
+from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.cluster_link import ClusterLink
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.redis_link import RedisLink
+from proxy.ledger.redis_link import Link, RedisLink
 from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.scripts import Keys
+from proxy.ledger.sentinels import Sentinels
 from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
@@ -47,13 +50,22 @@ class StoreOptions:
 def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     """A store to be started. Nothing is connected yet."""
     own = OwnSeats()
+    address = options.address
+    link = _open_link(options, events)
+    keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
+    return FallbackStore(RedisStore(link, keys, own, options.holder_ttl, events), own, options.on_store_down)
 
-    async def locate() -> Endpoint:
-        return options.address.endpoints[0]
 
-    link = RedisLink(options.address, locate, options.timeout, events)
-    shared = RedisStore(link, Keys(options.prefix, listed=True), own, options.holder_ttl, events)
-    return FallbackStore(shared, own, options.on_store_down)
+def _open_link(options: StoreOptions, events: StoreEvents) -> Link:
+    address = options.address
+    if address.topology is Topology.CLUSTER:
+        return ClusterLink(address, options.timeout, events)
+    locate = Sentinels(address).locate if address.topology is Topology.SENTINEL else partial(_stay, address.endpoints[0])
+    return RedisLink(address, locate, options.timeout, events)
+
+
+async def _stay(endpoint: Endpoint) -> Endpoint:
+    return endpoint
 
 
 class FallbackStore:

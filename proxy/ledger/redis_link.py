@@ -11,23 +11,21 @@ of the server end here: callers see StoreDown or CommandError. The library is im
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.breaker import PROBE_INTERVAL, Breaker
+from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
 
-CONNECT_TIMEOUT: Final = 1.0  # seconds for TCP, TLS, the password and the scripts
 STALL: Final = 1.0  # seconds without an answer, and the connection is given up
 PAUSES: Final = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempts to connect; the last one again and again
 BATCH: Final = 128  # commands per write
@@ -56,8 +54,45 @@ class _Call:
         self.heard = False
 
 
+class Link(Protocol):
+    """The way to a server, or to all of a Cluster. Keys of one slot lie on one server; commands for one slot keep their order.
+
+    `up` (with whether a connection is new) and `down` (with the reason) are set by whoever uses it, and must neither raise nor wait.
+    """
+
+    up: Callable[[bool], None]
+    down: Callable[[str], None]
+    reason: str  # why it is down, or was
+
+    @property
+    def commands(self) -> int:
+        """Sent so far."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Is it worth asking?"""
+
+    def start(self) -> None:
+        """Begin to connect, and never stop trying."""
+
+    async def stop(self) -> None:
+        """Cut it. What was asked fails."""
+
+    def slot(self, key: bytes) -> int:
+        """Which keys may be in one command."""
+
+    def call(self, command: Command) -> asyncio.Future[object]:
+        """Send a command. Raises StoreDown at once if there is nobody to send it to.
+
+        What comes back is the reply: bytes, int, None or a list of those. Or it raises StoreDown or CommandError.
+        """
+
+
 class RedisLink:
-    """`timeout`: seconds that a command may take, from `call` on. `up` and `down` must neither raise nor wait."""
+    """A Link to one server. `timeout`: seconds that a command may take, from `call` on.
+
+    `moved` is told when the server says that it has not the key.
+    """
 
     def __init__(
         self,
@@ -82,7 +117,12 @@ class RedisLink:
         self.reason = "not connected yet"
         self.up: Callable[[bool], None] = lambda _: None  # argument: over a new connection
         self.down: Callable[[str], None] = lambda _: None
-        self.commands = 0  # written so far
+        self.moved: Callable[[], None] = lambda: None
+        self._commands = 0
+
+    @property
+    def commands(self) -> int:
+        return self._commands
 
     @property
     def is_connected(self) -> bool:
@@ -90,14 +130,12 @@ class RedisLink:
 
     @property
     def is_usable(self) -> bool:
-        """Is it worth asking?"""
         return self.is_connected and not self._breaker.is_open
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
-        """Cut the connection. What was asked fails."""
         if self._probe_timer is not None:
             self._probe_timer.cancel()
         if self._task is not None:
@@ -105,11 +143,10 @@ class RedisLink:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    def call(self, command: Command) -> asyncio.Future[object]:
-        """Send a command. Raises StoreDown at once if there is nobody to send it to.
+    def slot(self, key: bytes) -> int:  # noqa: ARG002 -- it has them all
+        return 0
 
-        What comes back is the reply: bytes, int, None or a list of those. Or it raises StoreDown or CommandError.
-        """
+    def call(self, command: Command) -> asyncio.Future[object]:
         if not self.is_usable or len(self._queue) >= MAX_QUEUED:
             raise StoreDown(self.reason, outcome_known=True)
         return self._enqueue(command).answer
@@ -182,7 +219,7 @@ class RedisLink:
                 self._report_down(await self._serve(connection))
             finally:
                 self._fail_all()
-                await _close(connection)
+                await close(connection)
             await asyncio.sleep(PAUSES[0])
 
     def _report_down(self, why: str) -> None:
@@ -203,13 +240,13 @@ class RedisLink:
         except TimeoutError:
             why = "no answer while connecting"
         except (OSError, RedisError) as error:
-            why = _one_line(error)
+            why = one_line(error)
         except BaseException:
             if connection is not None:
-                await _close(connection)
+                await close(connection)
             raise
         if connection is not None:
-            await _close(connection)
+            await close(connection)
         raise StoreDown(why, outcome_known=True)
 
     async def _prepare(self, connection: Connection) -> None:
@@ -263,10 +300,10 @@ class RedisLink:
                 self._wanted.clear()
                 while queue:
                     batch = self._next_batch()
-                    self.commands += len(batch)
+                    self._commands += len(batch)
                     await connection.send_packed_command([pack(call.command for call in batch)], check_health=False)
         except (OSError, RedisError) as error:
-            self._lose(_one_line(error))
+            self._lose(one_line(error))
 
     def _next_batch(self) -> list[_Call]:
         """What is written next. Calls whose deadline passed while they waited are not."""
@@ -280,7 +317,7 @@ class RedisLink:
         return batch
 
     async def _read(self, connection: Connection) -> None:
-        from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
 
         read = connection.read_response
         reply: object
@@ -294,14 +331,17 @@ class RedisLink:
                 except NoScriptError:
                     reply = CommandError("missing script", missing_script=True)
                     self._reload()
+                except (AskError, TryAgainError, ClusterDownError) as error:  # MOVED is an AskError
+                    reply = CommandError(f"a Cluster: {one_line(error)}")
+                    self.moved()
                 except ResponseError as error:
-                    reply = CommandError(_one_line(error))
+                    reply = CommandError(one_line(error))
                 if not self._in_flight:
                     self._lose("an answer to nothing")
                     return
                 self._settle(self._in_flight.popleft(), reply)
         except (OSError, RedisError, ValueError) as error:  # ValueError: a length that is no number
-            self._lose(_one_line(error))
+            self._lose(one_line(error))
 
     def _settle(self, call: _Call, reply: object) -> None:
         call.heard = True
@@ -331,44 +371,7 @@ def pack(commands: Iterable[Command]) -> bytes:
     return b"".join(pieces)
 
 
-def build_connection(address: StoreAddress, endpoint: Endpoint) -> Connection:
-    """A connection of the library that repeats nothing by itself. Not connected yet."""
-    from redis.asyncio import Connection, SSLConnection
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    common = partial(
-        SSLConnection if address.tls else Connection,
-        host=endpoint.host,
-        port=endpoint.port,
-        db=address.database,
-        username=address.username,
-        password=address.password,
-        socket_timeout=None,
-        socket_connect_timeout=CONNECT_TIMEOUT,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,  # RESP3 brings nothing that we read, and costs a round trip
-        driver_info=None,
-    )
-    if address.tls:
-        return common(ssl_cert_reqs=ssl.CERT_REQUIRED, ssl_check_hostname=True, ssl_ca_certs=address.ca)
-    return common()
-
-
-async def _close(connection: Connection) -> None:
-    from redis.exceptions import RedisError
-
-    with suppress(OSError, RedisError):
-        await connection.disconnect(nowait=True)
-
-
 def _look_away(answer: asyncio.Future[object]) -> None:
     """Nobody waits for this one."""
     if not answer.cancelled():
         answer.exception()
-
-
-def _one_line(error: BaseException) -> str:
-    """What went wrong, without what we sent: passwords are in no message of the library, and messages have one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

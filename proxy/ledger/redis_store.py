@@ -16,16 +16,16 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from proxy.ledger.holders import Holders
 from proxy.ledger.own_seats import OwnSeats, Seat
-from proxy.ledger.redis_link import CommandError, RedisLink
-from proxy.ledger.scripts import SEATS_AT_ONCE, Answer, Command, Granted, Keys, Refused, Unlisted, read_admit, read_listing, read_told
-from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState
+from proxy.ledger.redis_link import CommandError, Link
+from proxy.ledger.scripts import SEATS_AT_ONCE, Command, Granted, Keys, Part, Refused, Unlisted, merge, read_admit, read_listing, read_told
+from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
 JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
@@ -37,23 +37,27 @@ HEAL_AT_ONCE: Final = 4  # scripts that are told before one waits: some 2 ms of 
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
 
+_Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
+"""(indexes of the claims that one server was asked for, its answer)"""
+
+
 class Asked:
     """A question that is on its way. `may_repeat`: it was not asked for the second time."""
 
-    __slots__ = ("answer", "ask", "began", "may_repeat", "tickets")
+    __slots__ = ("ask", "began", "may_repeat", "pending", "tickets")
 
-    def __init__(self, ask: Ask, tickets: list[tuple[SeatClaim, int]], answer: asyncio.Future[object], began: float) -> None:
+    def __init__(self, ask: Ask, began: float) -> None:
         self.ask = ask
-        self.tickets = tickets
-        self.answer = answer
         self.began = began
+        self.pending: list[_Pending] = []
+        self.tickets: list[tuple[SeatClaim, int]] = []
         self.may_repeat = True
 
 
 class RedisStore:
     """`ttl`: seconds after which a silent holder is dead. `own` may be shared with whoever decides while this store does not."""
 
-    def __init__(self, link: RedisLink, keys: Keys, own: OwnSeats, ttl: float, events: StoreEvents) -> None:
+    def __init__(self, link: Link, keys: Keys, own: OwnSeats, ttl: float, events: StoreEvents) -> None:
         self._link = link
         self._keys = keys
         self._own = own
@@ -157,18 +161,36 @@ class RedisStore:
             return repeated
         if self._own.is_untold(ask):
             self._tell_now(own)
-        answer = self._link.call(self._keys.admit(own, ask))
-        tickets = [(claim, self._own.reserve(claim)) for claim in ask if isinstance(claim, SeatClaim)]
-        for claim, _ in tickets:
+        asked = Asked(ask, now)
+        asked.tickets = [(claim, self._own.reserve(claim)) for claim in ask if isinstance(claim, SeatClaim)]
+        try:
+            self._send_question(own, asked)
+        except StoreDown:
+            self.abandon(asked)
+            raise
+        return asked
+
+    def _send_question(self, own: bytes, asked: Asked) -> None:
+        """One script for each slot that has keys of the ask: mostly one. Raises StoreDown."""
+        ask = asked.ask
+        for claim, _ in asked.tickets:
             self._own.asked(claim)
-        return Asked(ask, tickets, answer, now)
+        if self._keys.listing:
+            asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(own, ask))))
+        else:
+            slots: dict[int, list[int]] = {}
+            for index, claim in enumerate(ask):
+                slots.setdefault(self._link.slot(self._keys.counts(claim.key)), []).append(index)
+            for indexes in slots.values():
+                part = [ask[index] for index in indexes]
+                asked.pending.append((tuple(indexes), self._link.call(self._keys.admit(own, part))))
 
     async def finish(self, asked: Asked | Denial) -> Grant | Denial:
         """Wait for the answer. Raises StoreDown; then, and when it is cancelled, nothing is held."""
         if isinstance(asked, Denial):
             return asked
         try:
-            answer = read_admit(await asked.answer)
+            parts = [Part(indexes, read_admit(await answer)) for indexes, answer in asked.pending]
         except CommandError as error:
             self._cancel(asked)
             if error.missing_script and asked.may_repeat:
@@ -192,11 +214,13 @@ class RedisStore:
             self.abandon(asked)
             raise
         self._events.answered(time.monotonic() - asked.began)
-        return await self._conclude(asked, answer)
+        return await self._conclude(asked, parts)
 
-    async def _conclude(self, asked: Asked, answer: Answer) -> Grant | Denial:
+    async def _conclude(self, asked: Asked, parts: Sequence[Part]) -> Grant | Denial:
+        answer = merge(asked.ask, parts)
         if isinstance(answer, Granted):
             return self._grant(asked, answer)
+        self._refund(asked, parts)
         self._cancel(asked)
         if isinstance(answer, Refused):
             return await self._refuse(asked, answer)
@@ -210,6 +234,10 @@ class RedisStore:
         return await self.finish(again)
 
     def _cancel(self, asked: Asked) -> None:
+        """Nothing was granted; but where several servers were asked, some of them may have."""
+        if len(asked.pending) > 1:
+            self.abandon(asked)
+            return
         for claim, tells in asked.tickets:
             self._own.cancel(claim, tells)
         self.tell()
@@ -218,8 +246,19 @@ class RedisStore:
         """Nobody wants the answer any more; what it was is put right."""
         for claim, _ in asked.tickets:
             self._own.abandon(claim)
-        asked.answer.cancel()
+        for _, answer in asked.pending:
+            answer.cancel()
         self.tell()
+
+    def _refund(self, asked: Asked, parts: Sequence[Part]) -> None:
+        """A refusal spends nothing: tokens that one server took come back if another one refused."""
+        for part in parts:
+            if isinstance(part.answer, Granted):
+                for index in part.indexes:
+                    claim = asked.ask[index]
+                    if isinstance(claim, TokenClaim) and part.indexes.index(index) not in part.answer.over:
+                        with suppress(StoreDown):
+                            self._link.call(self._keys.refund(claim))
 
     def _grant(self, asked: Asked, answer: Granted) -> Grant:
         for (claim, _), others in zip(asked.tickets, answer.others, strict=True):
@@ -299,17 +338,28 @@ class RedisStore:
         while self._own.untold:
             self._send(own)
 
-    def _send(self, own: bytes) -> asyncio.Future[object]:
-        """Tell of some seats. Raises StoreDown."""
-        seats = self._own.take_marked(SEATS_AT_ONCE)
-        try:
-            answer = self._link.call(self._keys.tell(own, self._former, seats))
-        except StoreDown:
-            self._own.untell(seats)
-            raise
-        self._telling.add(answer)
-        answer.add_done_callback(partial(self._heard_tell, seats))
-        return answer
+    def _send(self, own: bytes) -> list[asyncio.Future[object]]:
+        """Tell of some seats, in one script for each slot. Raises StoreDown."""
+        taken = self._own.take_marked(SEATS_AT_ONCE)
+        answers = []
+        for seats in self._by_slot(taken):
+            try:
+                answer = self._link.call(self._keys.tell(own, self._former, seats))
+            except StoreDown:
+                self._own.untell(taken)  # what was sent is told twice: no harm
+                raise
+            self._telling.add(answer)
+            answer.add_done_callback(partial(self._heard_tell, seats))
+            answers.append(answer)
+        return answers
+
+    def _by_slot(self, seats: list[Seat]) -> Iterable[list[Seat]]:
+        if self._keys.listing:
+            return (seats,)
+        slots: dict[int, list[Seat]] = {}
+        for seat in seats:
+            slots.setdefault(self._link.slot(self._keys.counts(seat.key)), []).append(seat)
+        return slots.values()
 
     def _heard_tell(self, seats: list[Seat], answer: asyncio.Future[object]) -> None:
         self._telling.discard(answer)
@@ -328,9 +378,9 @@ class RedisStore:
     async def _tell_all(self, own: bytes) -> None:
         """Tell what there is to tell, some at a time, until nothing is left. Raises StoreDown, CommandError, Unlisted."""
         while self._own.untold:
-            answers = []
+            answers: list[asyncio.Future[object]] = []
             while self._own.untold and len(answers) < HEAL_AT_ONCE:
-                answers.append(self._send(own))
+                answers += self._send(own)
             for answer in answers:
                 read_told(await answer)
         if self._telling:

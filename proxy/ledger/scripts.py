@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.ledger.own_seats import Seat
-from proxy.ledger.store import Ask, Denial, SeatClaim
+from proxy.ledger.store import Ask, Denial, SeatClaim, TokenClaim
 
 Command = tuple[bytes, ...]
 
@@ -41,7 +41,8 @@ REAP: Final = Script("reap")
 JOIN: Final = Script("join")
 BEAT: Final = Script("beat")
 BURY: Final = Script("bury")
-SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY)
+REFUND: Final = Script("refund")
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND)
 
 
 class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
@@ -139,6 +140,9 @@ class Keys:
     def bury(self, holder: bytes, counter: int) -> Command:
         return BURY.call((self.holders,), holder, b"%d" % counter)
 
+    def refund(self, claim: TokenClaim) -> Command:
+        return REFUND.call((self.tokens(claim.key),), repr(float(claim.burst)).encode())
+
     def unlist(self, holders: Sequence[bytes]) -> Command:
         return (b"HDEL", self.holders, *holders)
 
@@ -182,3 +186,39 @@ def read_told(reply: object) -> tuple[int, ...]:
     if reply == b"U":
         raise Unlisted("the store does not list this instance")
     return _indexes(reply) if isinstance(reply, bytes) and reply else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one server was asked: the claims of an ask at these indexes."""
+
+    indexes: tuple[int, ...]
+    answer: Answer
+
+
+def merge(ask: Ask, parts: Sequence[Part]) -> Answer:
+    """What the answers of several servers mean for the whole ask."""
+    if len(parts) == 1:
+        return parts[0].answer
+    over: set[int] = set()
+    others: dict[int, int] = {}
+    broken: dict[int, Refused | Conflict] = {}
+    for part in parts:
+        answer = part.answer
+        if isinstance(answer, Conflict):
+            broken[part.indexes[answer.index]] = answer
+        elif isinstance(answer, Refused):
+            broken[part.indexes[answer.denial.broken]] = answer
+            over.update(part.indexes[index] for index in answer.denial.over)
+        else:
+            over.update(part.indexes[index] for index in answer.over)
+            seats = [index for index in part.indexes if isinstance(ask[index], SeatClaim)]
+            others.update(zip(seats, answer.others, strict=True))
+    if not broken:
+        return Granted(tuple(sorted(over)), tuple(others[index] for index in sorted(others)))
+    first = min(broken)
+    answer = broken[first]
+    if isinstance(answer, Conflict):
+        return Conflict(first)
+    before = tuple(index for index in sorted(over) if index < first)
+    return Refused(Denial(first, answer.denial.retry_after, before), answer.holders)

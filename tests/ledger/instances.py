@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -48,6 +49,7 @@ class Instance:
 
     store: FallbackStore
     heard: Heard
+    reason: str | None = None  # why it did not decide after its start
 
     @property
     def holder(self) -> bytes | None:
@@ -79,24 +81,38 @@ async def instance(
     """A started one. `deadline` of a question is generous, unless timeouts are what is tested."""
     heard = Heard()
     store = open_store(StoreOptions(address, "test:", deadline, ttl, on_store_down), heard)
-    await store.start()
+    reason = await store.start()
     try:
-        yield Instance(store, heard)
+        yield Instance(store, heard, reason)
     finally:
         await store.stop()
 
 
 async def seats_in(server: RedisServer) -> dict[str, int]:
-    """What the server has: key -> seats of all holders; for members, distinct ones. Holders that are not listed have nothing."""
+    """What the server has: key -> seats; for members, distinct ones. Holders that are not listed have nothing."""
     async with server.client(decode_responses=False) as client:
         listed = set(await client.hkeys("test:h"))
-        found: Counter[str] = Counter()
+    return await seats_of(server, listed)
+
+
+async def seats_of(server: RedisServer, listed: Collection[bytes]) -> dict[str, int]:
+    """What these holders have there."""
+    found: dict[str, int] = {}
+    async with server.client(decode_responses=False) as client:
         async for name in client.scan_iter("test:n:*"):
             key = name.removeprefix(b"test:n:{").removesuffix(b"}")
             members = b"test:m:{" + key + b"}"
             if await client.exists(members):
-                holders = [set(value.decode().encode().strip(b";").split(b";")) for value in await client.hvals(members)]
-                found[key.decode()] = sum(1 for one in holders if one & listed)
+                holders = [value.strip(b";").split(b";") for value in await client.hvals(members)]
+                found[key.decode()] = sum(1 for one in holders if not set(listed).isdisjoint(one))
             else:
                 found[key.decode()] = sum(int(count) for holder, count in (await client.hgetall(name)).items() if holder in listed)
-        return {key: count for key, count in found.items() if count}
+    return {key: count for key, count in found.items() if count}
+
+
+async def the_server_has(server: RedisServer, wanted: dict[str, int], seconds: float = PATIENCE) -> None:
+    """Raises AssertionError with what it has instead."""
+    deadline = time.monotonic() + seconds
+    while (found := await seats_in(server)) != wanted:
+        assert time.monotonic() < deadline, f"{found} instead of {wanted}"
+        await asyncio.sleep(0.02)
