@@ -21,14 +21,9 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.config import Config, StoreSettings
-from proxy.ledger.addresses import Endpoint, Topology
-from proxy.ledger.fallback_store import FallbackStore, OnStoreDown
+from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
 from proxy.ledger.memory_store import MemoryStore
-from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.redis_link import RedisLink
-from proxy.ledger.redis_store import RedisStore
-from proxy.ledger.scripts import Keys
-from proxy.ledger.store import StoreEvents
+from proxy.ledger.store import StoreEvents, StoreState
 from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
@@ -76,7 +71,8 @@ class Gate:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self.totals = _zeroed_totals(config)
-        self._shared = _shared_store(config.store, StoreWatch(self.totals.store, log)) if config.store.address else None
+        self._watch = StoreWatch(self.totals.store, log)
+        self._shared = _shared_store(config.store, self._watch)
         self._store = MemoryStore() if self._shared is None else self._shared  # an empty one is false
         self._history = RefusalHistory()
         self._lingering = Lingering(self._loop)
@@ -174,9 +170,13 @@ class Gate:
     async def _start_store(self) -> None:
         if self._shared is None:
             return
+        self._watch.begin()
         problem = await self._shared.start()
-        if problem is not None and self._config.store.required:
+        if problem is None:
+            return
+        if self._config.store.required:
             raise StoreRequiredError(f"store_required, but {self._config.store.address} cannot be used: {problem}")
+        self._watch.state_changed(StoreState.DOWN, problem)
 
     async def _open_admin(self) -> TcpAddress:
         address = self._config.admin
@@ -303,22 +303,18 @@ def _naming(address: Address) -> Iterator[None]:
         raise OSError(error.errno, f"cannot listen on {address}: {reason}") from None
 
 
-def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore:
-    """The store beyond this process, not started. Raises StoreRequiredError where the library is not installed that speaks to it."""
-    assert settings.address is not None
+def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore | None:
+    """The store beyond this process, if there is to be one; not started.
+
+    Raises StoreRequiredError where the library is not installed that speaks to it.
+    """
+    if settings.address is None:
+        return None
     if find_spec("redis") is None:
         raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'")
-    address = settings.address
-    if address.topology is not Topology.SINGLE:
-        raise StoreRequiredError(f"{address.topology.value} is not supported yet")
-
-    async def locate() -> Endpoint:
-        return address.endpoints[0]
-
-    own = OwnSeats()
-    link = RedisLink(address, locate, settings.timeout, events)
-    shared = RedisStore(link, Keys(settings.prefix, listed=True), own, settings.holder_ttl, events)
-    return FallbackStore(shared, own, OnStoreDown(settings.on_down.value))
+    when_down = OnStoreDown(settings.on_down.value)
+    options = StoreOptions(settings.address, settings.prefix, settings.timeout, settings.holder_ttl, when_down)
+    return open_store(options, events)
 
 
 def _zeroed_totals(config: Config) -> Totals:
@@ -362,7 +358,11 @@ async def _serve(config: Config, log: Log) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    gate = Gate(config, log)
+    try:
+        gate = Gate(config, log)
+    except StoreRequiredError as error:
+        log.error(str(error))
+        return 1
     if config.identity.secret == DOCUMENTED_SECRET:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
     try:

@@ -28,7 +28,10 @@ class StoreWatch:
         self._state: StoreState | None = None
         self._conflicts: set[str] = set()  # rules that were told of
         self._policy: str | None = None
-        totals.up, totals.degraded = False, True
+
+    def begin(self) -> None:
+        """The store is going to be started."""
+        self._totals.up, self._totals.degraded = False, True
 
     def state_changed(self, state: StoreState, why: str) -> None:
         if state is self._state:

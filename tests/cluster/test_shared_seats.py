@@ -17,6 +17,7 @@ RACERS = 300
 CAP = 100
 YAML = f"""
 refuse_with: http
+store_timeout: 5s
 routes:
   - {{name: open, path: "/connections/{{room}}", upstream: game}}
   - {{name: members, path: "/members/{{room}}", upstream: game}}

@@ -35,6 +35,8 @@ def heard() -> Heard:
 
 
 def test_before_the_first_answer_the_store_is_not_up_and_nothing_is_said(heard: Heard) -> None:
+    assert heard.gauges == (True, False)  # no store beyond this process
+    heard.watch.begin()
     assert heard.gauges == (False, True)
     assert heard.lines == []
 
