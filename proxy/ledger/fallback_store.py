@@ -27,7 +27,7 @@ from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.rent import RentCommands
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
-from proxy.ledger.store import Ask, Denial, Grant, Scope, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
+from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 from proxy.ledger.subscription import Subscription
 from proxy.ledger.token_bucket import TokenBucket
 
@@ -192,9 +192,12 @@ class FallbackStore:
     def release(self, grant: Grant) -> None:
         self._shared.release(grant)
 
-    def open_bucket(self, key: bytes, rate: float, burst: float, now: float, scope: Scope = Scope.CLUSTER) -> TokenBucket:
-        if scope is Scope.CLUSTER and rate > 0:
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        if rate > 0:
             return self._shared_rates.open_bucket(key, rate, burst)
+        return self.open_own_bucket(key, rate, burst, now)  # nothing is the same on all instances
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         return self._rates.open_bucket(key, rate, burst, now)
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:

@@ -18,7 +18,8 @@ from typing import Final, Protocol
 
 from proxy.ledger.token_bucket import TokenBucket
 
-LEASE: Final = 0.15  # seconds; with what lua/rent.lua adds to a shared bucket (SPARE) that makes 0.25
+LEASE: Final = 0.15  # seconds
+SPARE: Final = 0.1  # seconds for which a shared bucket fills beyond its burst (lua/rent.lua); with LEASE that makes 0.25
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
 FIRST: Final = 1.0  # tokens of a bucket that nothing is known of when the store is away
 
@@ -173,7 +174,7 @@ class LeasedBucket(TokenBucket):
         was_scarce = now < self._expires or self._ask_at > 0
         used = self._spent * 2 if was_scarce else self._spent
         self.need = need
-        self.want = min(self.burst, max(least, used))
+        self.want = min(self.burst + self.full_rate * SPARE, max(least, used))
         self._spent = 0.0
         self._landlord.ask(self, now)
 

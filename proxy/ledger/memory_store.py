@@ -12,7 +12,7 @@ from heapq import heappop, heappush, heapreplace
 from typing import Final
 
 from proxy.ledger.penalties import Penalties
-from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, Scope, SeatClaim, TokenClaim
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
 MAX_IDLE_BUCKETS: Final = 1_000_000
@@ -118,11 +118,14 @@ class MemoryStore:
         """The bucket of a key; a new one is not in the table before it is spent from or held open."""
         return self._buckets.get(key) or TokenBucket(rate, burst, now)
 
-    def open_bucket(self, key: bytes, rate: float, burst: float, now: float, scope: Scope = Scope.CLUSTER) -> TokenBucket:  # noqa: ARG002 -- one instance is all there are
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         self._forget_full(now)
         bucket = self._buckets[key] = self._bucket(key, rate, burst, now)
         bucket.users += 1
         return bucket
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return self.open_bucket(key, rate, burst, now)
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         bucket.users -= 1

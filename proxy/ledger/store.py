@@ -21,13 +21,6 @@ from typing import Protocol
 from proxy.ledger.token_bucket import TokenBucket
 
 
-class Scope(Enum):
-    """Who shares a bucket, as far as the store reaches; the values are the YAML words."""
-
-    CLUSTER = "cluster"  # all instances
-    INSTANCE = "instance"  # each has its own
-
-
 @dataclass(frozen=True, slots=True)
 class SeatClaim:
     """One of at most `limit` seats under `key`. With `member`, all claims of one member share one seat."""
@@ -92,11 +85,14 @@ class Store(Protocol):
     def release(self, grant: Grant) -> None:
         """Give the seats back. A second call does nothing."""
 
-    def open_bucket(self, key: bytes, rate: float, burst: float, now: float, scope: Scope = Scope.CLUSTER) -> TokenBucket:
-        """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left. One key has one scope."""
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left."""
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        """The same, shared only by those on this instance. A key has either a bucket of all or one of each."""
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
-        """Undo one `open_bucket`."""
+        """Undo one `open_bucket` or `open_own_bucket`."""
 
     def penalize(self, key: bytes, seconds: float, now: float) -> None:
         """Deny every `PenaltyClaim` of this key for so long; never shorter than what an earlier penalty has left.

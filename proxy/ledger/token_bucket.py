@@ -107,6 +107,11 @@ class TokenBucket:
         self.would_pass(cost, when)
         self.spend(cost, when)
 
+    @property
+    def is_asking(self) -> bool:
+        """Is an answer awaited?"""
+        return False
+
     def known_at(self, cost: float, now: float) -> float:  # noqa: ARG002 -- others must ask somebody
         """When it is known at the latest whether `cost` is there, if it was not found: here at once, so at `now`."""
         return now

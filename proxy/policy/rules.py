@@ -52,6 +52,13 @@ class Direction(Enum):
     OUT = "out"
 
 
+class Scope(Enum):
+    """Who has one bucket together: those on all instances that share a store, or on each; the values are the YAML words."""
+
+    CLUSTER = "cluster"
+    INSTANCE = "instance"
+
+
 class Mode(Enum):
     """SHADOW decides and counts but never acts."""
 
@@ -64,6 +71,8 @@ RATE_QUANTITIES: Final = frozenset((Quantity.UPGRADES, Quantity.MESSAGES, Quanti
 FRAME_QUANTITIES: Final = frozenset(
     (Quantity.MESSAGES, Quantity.MESSAGE_SIZE, Quantity.BYTES, Quantity.CONTROL_FRAMES, Quantity.FRAGMENTS),
 )
+SCOPED_QUANTITIES: Final = RATE_QUANTITIES - {Quantity.UPGRADES}
+"""Those that may have a `scope`. Upgrades are decided together with seats, and so where seats are."""
 DIRECTED_QUANTITIES: Final = frozenset((Quantity.MESSAGES, Quantity.BYTES))
 """Those that may have a `direction`; all others about frames are about the client's."""
 
@@ -146,6 +155,7 @@ class Rule:
     max_delay: float = MAX_DELAY
     close_after: CloseAfter | None = None
     penalty: float = 0.0
+    scope: Scope = Scope.CLUSTER
 
     @property
     def shadow(self) -> bool:

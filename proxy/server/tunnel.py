@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from math import ceil
 from typing import Final, Protocol
 
@@ -82,7 +83,7 @@ class Ends(Protocol):
 class Half(asyncio.Protocol):
     """One side of a tunnel: reads from its own transport, writes to its peer's."""
 
-    __slots__ = ("farewell", "forward", "heard", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
+    __slots__ = ("farewell", "forward", "heard", "hold", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
 
     peer: Half
 
@@ -94,6 +95,7 @@ class Half(asyncio.Protocol):
         self.farewell: bytes | None = None  # our Close to this side, waiting for the end of a frame
         self.said = False
         self.heard = False
+        self.hold: asyncio.Handle | None = None  # asks again about the frame that is held
         self.left = False
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
@@ -266,9 +268,17 @@ class Tunnel:
         half.pause()
         # Whole milliseconds, rounded up: an event loop's timers know no others, and one that fires early asks for nothing.
         wait = ceil(max(0.0, meter.hold_until - time.monotonic()) * 1000) / 1000
-        self._loop.call_later(wait, self._ask_again, half)
+        half.hold = timer = self._loop.call_later(wait, self._ask_again, half)
+        meter.call_when_known(partial(self._wake, half, timer))
+
+    def _wake(self, half: Half, timer: asyncio.TimerHandle) -> None:
+        """There may be more to tell already."""
+        if half.hold is timer:
+            timer.cancel()
+            half.hold = self._loop.call_soon(self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
+        half.hold = None
         if half.left or half.heard:
             return
         half.walker.resume()

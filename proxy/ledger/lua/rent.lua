@@ -24,7 +24,7 @@
 -- Channels carry "y<key>": give the bucket back, and "f<key>": it was given back, ask again.
 
 local SPARE = 0.1           -- seconds: a shared bucket holds so much more, or polls would find nothing where burst is small
-local PACE = 200000         -- microseconds between the questions of an instance that cannot have what it wants
+local PACE = 200000         -- microseconds between the questions of an instance that cannot have what it wants; less where burst is small
 local ACTIVE = 2000000      -- microseconds for which an instance counts after it has asked
 local PATIENCE = 150000     -- microseconds until an owner that does not answer has lost the bucket
 local GRACE = 250000        -- microseconds for which a slot is kept after its time
@@ -33,6 +33,7 @@ local OWNED_TTL = 86400000  -- milliseconds
 
 local key, id, verb = KEYS[1], ARGV[1], ARGV[3]
 local rate, burst = tonumber(ARGV[4]), tonumber(ARGV[5])
+local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)
 local need, want = tonumber(ARGV[8]), tonumber(ARGV[9])
 local known, kept = tonumber(ARGV[11]), tonumber(ARGV[12])
 local time = redis.call('TIME')
@@ -164,14 +165,14 @@ end
 
 local granted = 0
 if level - ahead + 0.000001 >= need then
-  local free = (level - reserved - need) / sharers
+  local free = (level - reserved - need) * 2 / (sharers + 1)
   granted = need + math.max(0, math.floor(math.min(want - need, free)))
   level = math.max(0, level - granted)
   ahead = reserved
 end
 local slot = 0
 if granted < want or granted == 0 then
-  slot = now + math.max(PACE, (ahead + need - level) / rate * 1000000)
+  slot = now + math.max(pace, (ahead + need - level) / rate * 1000000)
 end
 store(note(slot), until_full())
 return table.concat({'L', text(granted), slot > 0 and math.ceil((slot - now) / 1000) + 1 or 0, sharers}, ' ')
