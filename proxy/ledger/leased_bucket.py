@@ -3,7 +3,7 @@
 Owned, it is a token bucket like any other and costs no more, since nobody else has any of it. Shared, its level is 0 and its rate is 0,
 so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end LEASE seconds after they
 were asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`). Alone, it is a token bucket again: it
-begins with what was left, and fills at its share of the rate.
+begins with what was left (and a token), and fills at its share of the rate.
 
 Pure: the landlord asks the store, and tells what it said.
 """
@@ -21,7 +21,7 @@ from proxy.ledger.token_bucket import TokenBucket
 LEASE: Final = 0.15  # seconds
 SPARE: Final = 0.1  # seconds for which a shared bucket fills beyond its burst (lua/rent.lua); with LEASE that makes 0.25
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
-FIRST: Final = 1.0  # tokens of a bucket that nothing is known of when the store is away
+GRACE: Final = 1.0  # tokens that a bucket has alone besides those of its leases: for the frame that waited for an answer in vain
 
 
 class Mode(Enum):
@@ -83,7 +83,7 @@ class LeasedBucket(TokenBucket):
         self._expires = 0.0  # when the last lease ends
         self._spent = 0.0  # tokens, since the last question
         self._ask_at = 0.0  # no question before, unless it is -inf or past
-        self._left = min(FIRST, burst)  # tokens to begin with alone, besides those of leases
+        self._left = min(GRACE, burst)  # tokens to begin with alone, besides those of leases
         self._waiting: list[Callable[[], None]] = []
         self.deadline = inf  # of the answer that is awaited
         self.epoch = b""
@@ -202,7 +202,7 @@ class LeasedBucket(TokenBucket):
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float) -> None:
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. Only while shared."""
-        self._left = 0.0
+        self._left = min(GRACE, self.burst)
         self.deadline = inf
         if tokens > 0:
             self._expires = asked_at + LEASE
@@ -220,7 +220,7 @@ class LeasedBucket(TokenBucket):
         self.rate, self.level, self.stamp = self.full_rate, level, now
         self.epoch = epoch
         self.sharers = 1
-        self._left = 0.0
+        self._left = min(GRACE, self.burst)
         self._settle()
 
     def share(self, now: float) -> float:

@@ -8,7 +8,20 @@ import pytest
 
 from proxy.config import Config, Overrides
 from proxy.config.reading import any_of
-from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, LISTS_ALLOWED, CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
+from proxy.policy.rules import (
+    LEGAL_ON_EXCESS,
+    LEGAL_PER,
+    LISTS_ALLOWED,
+    CloseAfter,
+    Direction,
+    Mode,
+    OnExcess,
+    Per,
+    Quantity,
+    Rule,
+    Scope,
+    When,
+)
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
@@ -173,9 +186,18 @@ def test_shadow_at_the_top_makes_every_rule_a_shadow(config: Read) -> None:
     assert config(text + "mode: enforce").rules == enforced
 
 
-def test_the_key_of_a_later_issue_is_not_supported_yet(mistakes: Mistakes) -> None:
+@pytest.mark.parametrize("quantity", ["messages: 1/s", "bytes: 1KiB/s", "control_frames: 1/s"])
+def test_a_rate_of_frames_is_of_the_cluster_or_of_each_instance(config: Read, quantity: str) -> None:
+    text = f"rules: [{{name: a, per: user, {quantity}}}, {{name: b, per: user, {quantity}, scope: instance}}, {{name: c, per: user, {quantity}, scope: cluster}}]"
+    assert [rule.scope for rule in config(text).rules] == [Scope.CLUSTER, Scope.INSTANCE, Scope.CLUSTER]
+
+
+def test_a_scope_is_one_of_two_and_only_for_rates_of_frames(mistakes: Mistakes) -> None:
     assert mistakes("rules: [{name: r, per: user, messages: 1/s, scope: 1}]") == [
-        f"2:45: rules[0].scope: expected {KEYS}, found scope, which is not supported yet"
+        '2:52: rules[0].scope: expected cluster or instance, found "1"'
+    ]
+    assert mistakes("rules: [{name: r, per: user, upgrades: 1/s, scope: instance}]") == [
+        "2:45: rules[0].scope: expected no scope: only messages, bytes or control_frames have one, found one for upgrades"
     ]
 
 
