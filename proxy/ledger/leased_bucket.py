@@ -56,6 +56,7 @@ class LeasedBucket(TokenBucket):
     __slots__ = (
         "_ask_at",
         "_expires",
+        "_grows_from",
         "_landlord",
         "_leased",
         "_leases",
@@ -84,6 +85,7 @@ class LeasedBucket(TokenBucket):
         self._spent = 0.0  # tokens, since the last question
         self._ask_at = 0.0  # no question before, unless it is -inf or past
         self._left = min(GRACE, burst)  # tokens to begin with alone, besides those of leases
+        self._grows_from = inf  # when that began to grow: since then the store has given nothing
         self._waiting: list[Callable[[], None]] = []
         self.deadline = inf  # of the answer that is awaited
         self.epoch = b""
@@ -196,13 +198,14 @@ class LeasedBucket(TokenBucket):
 
     # --- what the landlord tells
 
-    def asked(self, deadline: float) -> None:
+    def asked(self, deadline: float, now: float) -> None:
         """An answer is awaited. If one was already, its deadline holds."""
+        self._grows_from = min(self._grows_from, now)
         self.deadline = min(self.deadline, deadline)
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float) -> None:
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. Only while shared."""
-        self._left = min(GRACE, self.burst)
+        self._save_grace()
         self.deadline = inf
         if tokens > 0:
             self._expires = asked_at + LEASE
@@ -220,7 +223,7 @@ class LeasedBucket(TokenBucket):
         self.rate, self.level, self.stamp = self.full_rate, level, now
         self.epoch = epoch
         self.sharers = 1
-        self._left = min(GRACE, self.burst)
+        self._save_grace()
         self._settle()
 
     def share(self, now: float) -> float:
@@ -234,18 +237,23 @@ class LeasedBucket(TokenBucket):
 
     def go_alone(self, now: float, sharers: int) -> None:
         """The store is away: begin with what is left, and fill at one of so many shares of the rate."""
-        level = min(self.burst, self._available(now) + self._left)
+        rate = self.full_rate / max(1, sharers)
+        grown = max(0.0, now - self._grows_from) * rate
+        level = min(self.burst, self._available(now) + self._left + grown)
         self._enter(Mode.ALONE)
-        self.rate, self.level, self.stamp = self.full_rate / max(1, sharers), level, now
+        self.rate, self.level, self.stamp = rate, level, now
         self._settle()
 
     def rejoin(self, now: float) -> None:
         """The store is back, or may be."""
         super().would_pass(0.0, now)
-        self._left = self.pending
+        self._left, self._grows_from = self.pending, now
         self._enter(Mode.SHARED)
         self.since = now
         self._settle()
+
+    def _save_grace(self) -> None:
+        self._left, self._grows_from = min(GRACE, self.burst), inf
 
     def _settle(self) -> None:
         self.deadline = inf

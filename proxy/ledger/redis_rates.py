@@ -119,7 +119,7 @@ class RedisRates:
         except StoreDown:
             self.give_up(bucket, now)
             return
-        bucket.asked(now + self._timeout)
+        bucket.asked(now + self._timeout, now)
         answer.add_done_callback(partial(self._answered, bucket, word, now))
 
     def _knowledge(self, since: float | None, now: float) -> Knowledge:
