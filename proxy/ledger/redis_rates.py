@@ -24,6 +24,7 @@ from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, 
 from proxy.ledger.store import StoreDown, StoreEvents
 
 AT_ONCE: Final = 500  # buckets told at once when all are told again
+IN_USE: Final = 2.0  # seconds: who has used a bucket so lately goes on to share it
 MAX_IDLE: Final = 100_000  # buckets that nobody uses, and that the store does not know to be given back
 REFRESH: Final = 3600.0  # seconds in which every owned bucket is told once, or given back if it is full
 FAREWELL: Final = 1.0  # seconds to give everything back
@@ -197,9 +198,11 @@ class RedisRates:
             self._give_back(bucket, Verb.YIELD)
 
     def _give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
+        now = time.monotonic()
         word = self._word(bucket, verb)
         if bucket.mode is Mode.OWNED:
-            word = replace(word, level=bucket.share(time.monotonic()))
+            in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
+            word = replace(word, want=float(in_use), level=bucket.share(now))
         self._tell(word)
 
     def _tell(self, word: Rent) -> None:

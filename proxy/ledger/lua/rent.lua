@@ -12,7 +12,8 @@
 --       3 verb: ask | yield (the owner gives the bucket back) | leave (nobody there uses it any more)
 --       4 rate (tokens per second)   5 burst (tokens)
 --       6 epoch of the ownership that the instance believes in, or ""   7 its level then (tokens)
---       8 need (tokens; 0: nothing at once)   9 want (tokens, at least need)   10 may own: 1 or 0
+--       8 need (tokens; 0: nothing at once)   9 want (tokens, at least need; of an owner: more than 0 if it still uses the bucket)
+--       10 may own: 1 or 0
 --       11 microseconds for which the store is known to have been there; what came before that is not refilled; -1: always
 --       12 microseconds since it lost its data; a bucket that is not here then began as empty; -1: never, and it is full
 -- Comes back as one text:
@@ -135,6 +136,10 @@ end
 
 if verb ~= 'ask' then
   redis.call('HDEL', key, 'i' .. id, unpack(stale))
+  if want > 0 then  -- its owner used it just now: whoever gets it next shares it
+    store(note(0), until_full())
+    return 'K'
+  end
   if level >= burst and sharers == 1 then redis.call('DEL', key) else store({}, until_full()) end
   return 'K'
 end
