@@ -136,7 +136,7 @@ end
 
 if verb ~= 'ask' then
   redis.call('HDEL', key, 'i' .. id, unpack(stale))
-  if want > 0 then  -- its owner used it just now: whoever gets it next shares it
+  if verb == 'yield' and want > 0 then  -- its owner used it just now: whoever gets it next shares it
     store(note(0), until_full())
     return 'K'
   end
