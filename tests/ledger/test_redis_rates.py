@@ -13,7 +13,7 @@ import pytest
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from tests.ledger.instances import Instance, address_of, instance
 from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_server
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 KEY = b"rule:somebody"
 LATE = 0.25  # seconds: what a lease may add to the bound
@@ -158,9 +158,7 @@ async def test_a_bucket_goes_back_to_who_uses_it_alone() -> None:
             await second.say()
             return second.bucket.mode is Mode.OWNED
 
-        async with asyncio.timeout(20.0):
-            while not await has_it():
-                await asyncio.sleep(0.05)
+        await eventually(has_it)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(100.0, 100.0), (50.0, 5.0), (400.0, 1.0)])
@@ -205,8 +203,7 @@ async def test_what_a_dead_owner_had_is_lost_and_its_user_goes_on_at_the_rate() 
         assert await first.say()
         await cluster[0].crash()
         began = time.monotonic()
-        while not await second.say():
-            await asyncio.sleep(0.01)
+        await eventually(second.say)
         assert time.monotonic() - began < 1.0
         assert await second.say_all(20) < 10
 
@@ -257,8 +254,7 @@ async def test_who_was_deaf_finds_out_what_is_not_its_own_any_more() -> None:
         first, second = (User(one, rate=50.0, burst=50.0) for one in cluster)
         assert await first.say()
         await server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        while not await second.say():
-            await asyncio.sleep(0.01)
+        await eventually(second.say)
         await until(lambda: (hears(cluster[0]) and first.bucket.mode is not Mode.OWNED) or second.bucket.mode is Mode.SHARED, 10.0)
         assert (first.bucket.mode is Mode.OWNED) + (second.bucket.mode is Mode.OWNED) <= 1
 
