@@ -95,8 +95,8 @@ class RedisStore:
     def _send(self, own: bytes, asked: Asked) -> None:
         """One script for each slot that has keys of the ask: mostly one. Raises StoreDown."""
         ask = asked.ask
-        for claim, _ in asked.tickets:
-            self._own.asked(claim)
+        for seat, _ in asked.tickets:
+            self._own.asked(seat)
         if self._keys.listing:
             asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(own, ask))))
             return
