@@ -66,7 +66,7 @@ class Keeper:
     async def stop(self) -> None:
         """Give back what is held, and be listed no more."""
         await self.halt()
-        with suppress(StoreDown, CommandError, TimeoutError, Unlisted):
+        with suppress(StoreDown, CommandError, TimeoutError, Unlisted, ValueError):
             async with asyncio.timeout(FAREWELL):
                 own = self.holders.own
                 if own is not None and self._link.is_usable:
@@ -123,7 +123,7 @@ class Keeper:
                 await self._live()
             except Unlisted:
                 self.doubt()
-            except (StoreDown, CommandError) as error:
+            except (StoreDown, CommandError, ValueError) as error:  # ValueError: an answer that is none of our scripts'
                 if self._link.is_usable:
                     self.fault(str(error))
             if self.state is StoreState.DOWN:

@@ -184,8 +184,6 @@ class RedisLink:
 
     async def _connect(self) -> Connection:
         """A connection that has answered, with the scripts loaded. Raises StoreDown with the reason, in one line."""
-        from redis.exceptions import RedisError
-
         connection: Connection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -195,7 +193,7 @@ class RedisLink:
             return connection
         except TimeoutError:
             why = "no answer while connecting"
-        except (OSError, RedisError) as error:
+        except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
             why = one_line(error)
         except BaseException:
             if connection is not None:
@@ -247,8 +245,6 @@ class RedisLink:
         self._queue.clear()
 
     async def _write(self, connection: Connection) -> None:
-        from redis.exceptions import RedisError
-
         queue = self._queue
         try:
             while True:
@@ -258,7 +254,7 @@ class RedisLink:
                     batch = self._next_batch()
                     self._commands += len(batch)
                     await connection.send_packed_command([pack(call.command for call in batch)], check_health=False)
-        except (OSError, RedisError) as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, this connection is of no use any more
             self._lose(one_line(error))
 
     def _next_batch(self) -> list[_Call]:
@@ -273,7 +269,7 @@ class RedisLink:
         return batch
 
     async def _read(self, connection: Connection) -> None:
-        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 
         read = connection.read_response
         reply: object
@@ -296,7 +292,7 @@ class RedisLink:
                     self._lose("an answer to nothing")
                     return
                 self._settle(self._in_flight.popleft(), reply)
-        except (OSError, RedisError, ValueError) as error:  # ValueError: a length that is no number
+        except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
             self._lose(one_line(error))
 
     def _settle(self, call: _Call, reply: object) -> None:

@@ -111,7 +111,7 @@ class Teller:
         except Unlisted:
             self._own.untell(seats)
             self.unlisted()
-        except (StoreDown, CommandError, asyncio.CancelledError):
+        except (StoreDown, CommandError, ValueError, asyncio.CancelledError):
             self._own.untell(seats)  # the next heartbeat, or the next healing, tells it again
         else:
             for index in foreign:
