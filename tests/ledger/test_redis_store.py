@@ -166,6 +166,12 @@ class TestTokens:
         await asyncio.sleep(wait + 0.01)
         await granted(two[1].store, token(rate=2.5))
 
+    async def test_a_bucket_never_holds_more_than_its_burst(self, two: Two, server: RedisServer) -> None:
+        await server.ask("SET", "test:u:{tokens}", f"0 {time.time() - 1e6:.6f}")
+        for i in range(3):
+            await granted(two[i % 2].store, token(rate=0.01, burst=3))
+        await denied(two[0].store, token(rate=0.01, burst=3))
+
     async def test_a_rate_of_0_never(self, two: Two, server: RedisServer) -> None:
         assert (await denied(two[0].store, token(rate=0))).retry_after == inf
         assert (await denied(two[0].store, token(rate=1, burst=0.5))).retry_after == inf
