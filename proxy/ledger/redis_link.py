@@ -59,7 +59,7 @@ class RedisLink:
     ) -> None:
         self._address = address
         self._locate = locate
-        self._timeout = timeout
+        self.timeout = timeout
         self._events = events
         self._breaker = Breaker()
         self._queue: deque[_Call] = deque()
@@ -120,7 +120,7 @@ class RedisLink:
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, []
         self._wanted.set()
-        self._loop.call_later(self._timeout, self._expire, turn, self._loop.time())
+        self._loop.call_later(self.timeout, self._expire, turn, self._loop.time())
 
     def _expire(self, turn: list[_Call], began: float) -> None:
         """The deadline of the calls of one turn."""
@@ -130,7 +130,7 @@ class RedisLink:
             call.answer.exception()  # nobody may be waiting any more
         unheard = [call for call in turn if not call.heard]
         if unheard:
-            self._loop.call_at(began + max(STALL, self._timeout), self._check_stall, unheard[-1])
+            self._loop.call_at(began + max(STALL, self.timeout), self._check_stall, unheard[-1])
         if late and self._breaker.failed(self._loop.time()):
             self.reason = "it does not answer in time"
             self._schedule_probe()
