@@ -36,6 +36,7 @@ from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
 from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
@@ -64,7 +65,8 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self._store = MemoryStore()
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._loop)
+        self._wheel = TimingWheel(self._loop)
+        self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.totals = _zeroed_totals(config)
         self.live = Live(self.totals, self._store, log)
@@ -104,10 +106,12 @@ class Gate:
             refuse_with=config.refuse_with,
             totals=self.totals,
             live=self.live,
+            loop=self._loop,
+            wheel=self._wheel,
             lingering=self._lingering,
             capacity=capacity,
             log=self._log,
-            dialer=Dialer(config.upstreams.values(), self._keepalive),
+            dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
             buffer=config.tunnel.buffer,
             scheme=scheme,
         )
@@ -118,6 +122,7 @@ class Gate:
             identifier,
             capacity,
             self.connections,
+            self._wheel,
             limits.head_size,
             limits.head_timeout,
         )
@@ -257,6 +262,7 @@ class Gate:
         await self._passthrough.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._wheel.stop()
         self._log.flush()
         if self._admin is not None:
             await self._admin.cleanup()

@@ -24,10 +24,12 @@ from proxy.policy.meter import Meter, MeterRules, release
 from proxy.policy.routes import Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Upstream
+from proxy.server import eager
 from proxy.server.answers import problem, too_many, unavailable
 from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
 from proxy.wire.extensions import Extension, join_offers, select_offers, settle
@@ -75,6 +77,7 @@ class Connection:
     grant: Grant | None = None
     meter: Meter | None = None
     result: Result = Result.FAILED
+    early: bool = False  # the client spoke before it was answered
 
     @property
     def text(self) -> str:
@@ -84,27 +87,23 @@ class Connection:
 class AwaitingUpgrade(asyncio.Protocol):
     """The client while we decide and dial. It has nothing to say before our 101 (DESIGN, "The door" 7)."""
 
-    __slots__ = ("_transport", "early", "task")
+    __slots__ = ("_connection", "_task", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, connection: Connection, task: asyncio.Task[None]) -> None:
         self._transport = transport
-        self.task: asyncio.Task[None] | None = None
-        self.early = False
+        self._connection = connection
+        self._task = task
 
     def data_received(self, data: bytes) -> None:
-        self.early = True
-        self._cancel()
+        self._connection.early = True
+        self._task.cancel()
 
     def eof_received(self) -> bool:
-        self._cancel()
+        self._task.cancel()
         return self._transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        self._task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +121,8 @@ class UpgradePath:
     refuse_with: RefuseWith
     totals: Totals
     live: Live
+    loop: asyncio.AbstractEventLoop
+    wheel: TimingWheel
     lingering: Lingering
     capacity: Capacity
     log: Log
@@ -133,22 +134,23 @@ class UpgradePath:
     warned: set[Address] = field(default_factory=set)  # peers that a warning was written about
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
-        """Take over a transport from which a head was read that wants to be an upgrade."""
-        place = self.capacity.enter(peer.name)
-        if place is None:
+        """Take over a transport from which a head was read that wants to be an upgrade. What is refused at once needs no task."""
+        if not self.capacity.has_room(peer.name):
             self.turn_away(transport, "too many upgrades are under way")
             return
-        protocol = AwaitingUpgrade(transport)
-        transport.set_protocol(protocol)
-        protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
+        connection = Connection(os.urandom(ID_SIZE))
+        task = eager.start(self.loop, self._run(transport, head, peer, connection))
+        if task is None:
+            return
+        place = self.capacity.enter(peer.name)
+        assert place is not None  # there was one, and nobody else has come meanwhile
+        transport.set_protocol(AwaitingUpgrade(transport, connection, task))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, transport, place))
+        task.add_done_callback(lambda done: self._done(done, place))
 
-    def _done(self, task: asyncio.Task[None], transport: asyncio.Transport, place: Place) -> None:
+    def _done(self, task: asyncio.Task[None], place: Place) -> None:
         place.leave()
         self.tasks.discard(task)
-        if task.cancelled():  # before its first step; later it takes leave of the client itself
-            transport.abort()
 
     def turn_away(self, transport: asyncio.Transport, detail: str) -> None:
         """There is no room for one more."""
@@ -161,8 +163,7 @@ class UpgradePath:
         headers = error.headers if isinstance(error, HandshakeError) else ()
         self._answer(transport, problem(error.status, str(error), headers))
 
-    async def _run(self, transport: asyncio.Transport, protocol: AwaitingUpgrade, head: RequestHead, peer: Peer) -> None:
-        connection = Connection(os.urandom(ID_SIZE))
+    async def _run(self, transport: asyncio.Transport, head: RequestHead, peer: Peer, connection: Connection) -> None:
         started = time.monotonic()
         try:
             await self._decide(transport, head, peer, connection)
@@ -173,7 +174,7 @@ class UpgradePath:
             connection.result = _RESULT_OF_STATUS[error.status]
             self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
         except asyncio.CancelledError:
-            if protocol.early:
+            if connection.early:
                 connection.result = Result.BAD_REQUEST
                 self._answer(transport, problem(400, "bytes came before the upgrade was answered"))
             else:
@@ -251,7 +252,7 @@ class UpgradePath:
         try:
             if answer.head.status != SWITCHING_PROTOCOLS:
                 connection.result = Result.UPSTREAM_REJECTED
-                relay = AnswerRelay(answer, transport, self._relayed)
+                relay = AnswerRelay(answer, transport, self.wheel, self._relayed)
                 self.relays.add(relay)
                 relay.begin()
             else:
@@ -267,6 +268,7 @@ class UpgradePath:
 
     async def _dial(self, match: Match, handshake: bytes) -> Answer:
         route = match.route
+        await eager.in_task()  # a dial waits with a timeout
         try:
             answer = await self.dialer.dial(self.upstreams[route.upstream], handshake)
         except UpstreamError as error:

@@ -15,6 +15,7 @@ import pytest
 from proxy.policy.meter import Meter
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Tunnel
 from proxy.wire.frames import FrameWalker, Verdict
 from tests.support.pair import Pair, pair
@@ -681,7 +682,7 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
     meter, witness = Patient(), Witness()
-    lingering = Lingering(asyncio.get_running_loop())
+    lingering = Lingering(TimingWheel(asyncio.get_running_loop()))
     near_client, client = await connected()
     near_upstream, backend = await connected()
     tunnel = Tunnel(
