@@ -223,7 +223,7 @@ class UpgradePath:
     def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
         """A private address that speaks for others, and whose word does not count: once for each, and not for endless many."""
         address = peer.address
-        if peer.trusted or address is None or {b"x-forwarded-for", b"forwarded"}.isdisjoint(head.fields):
+        if peer.trusted or address is None or (b"x-forwarded-for" not in head.fields and b"forwarded" not in head.fields):
             return
         if address.is_private and address not in self.warned and len(self.warned) < MAX_WARNED:
             self.warned.add(address)
