@@ -106,11 +106,17 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of the client's transport."""
+    """The other end of the client's transport. `text` and `node`: its address in X-Forwarded-For and in Forwarded."""
 
     address: Address | None  # None: a Unix socket
     trusted: bool
     name: str | None = None  # what `per: ip` counts, as text, where it stands for itself; None for a trusted peer, which speaks for many
+    text: bytes = field(init=False, compare=False, repr=False)
+    node: bytes = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", b"" if self.address is None else str(self.address).encode())
+        object.__setattr__(self, "node", format_node(self.address))
 
 
 class Identifier:
@@ -395,19 +401,25 @@ def forwarding_headers(peer: Peer, fields: Fields, *, host: bytes, proto: bytes)
 
     Both tell the chain that we counted: one that only the client wrote and the proxy in front let through must not contradict it.
     """
+    if not peer.trusted and peer.address is not None:
+        return [
+            (b"X-Forwarded-For", peer.text),
+            (b"X-Forwarded-Host", host),
+            (b"X-Forwarded-Proto", proto),
+            (b"Forwarded", _element(peer, host, proto)),
+        ]
     told: Fields = fields if peer.trusted else {}
     chain = forwarded_for(told)
     proto = next((one for one in reversed(list_tokens(told.get(b"x-forwarded-proto", ()))) if _SCHEME.fullmatch(one)), proto)
     host = (list_tokens(told.get(b"x-forwarded-host", ())) or [host])[-1]
-    quoted_host = b'"' + host.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-    ours = b"for=" + format_node(peer.address) + b";host=" + quoted_host + b";proto=" + proto
+    ours = _element(peer, host, proto)
     if list_tokens(told.get(b"x-forwarded-for", ())):
         elements = [b"for=" + format_node(parse_address(node)) for node in chain]
     else:
         elements = [b"for=unknown" if _forwarded_nodes(line) is None else line for line in told.get(b"forwarded", ()) if line]
         chain = [node or b"unknown" for node in chain]
     if peer.address is not None:
-        chain.append(str(peer.address).encode())
+        chain.append(peer.text)
     headers = [
         (b"X-Forwarded-Host", host),
         (b"X-Forwarded-Proto", proto),
@@ -416,3 +428,10 @@ def forwarding_headers(peer: Peer, fields: Fields, *, host: bytes, proto: bytes)
     if chain:
         headers.insert(0, (b"X-Forwarded-For", b", ".join(chain)))
     return headers
+
+
+def _element(peer: Peer, host: bytes, proto: bytes) -> bytes:
+    """What we add to Forwarded (RFC 7239 §4)."""
+    if b'"' in host or b"\\" in host:
+        host = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return b'for=%b;host="%b";proto=%b' % (peer.node, host, proto)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.ledger.store import Grant, Store
 from proxy.log import Log
@@ -17,8 +18,7 @@ MIN_CROWD = 20  # users; fewer on one address are no sign of a proxy
 CROWD_SHARE = 0.5  # of all users: more on one address is one
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What a live connection holds, and since when (seconds of the monotonic clock)."""
 
     grant: Grant
@@ -47,9 +47,10 @@ class Live:
         self.store.release(held.grant)
         if tunnel.meter is not None:
             release(tunnel.meter, self.store)
-        self.log.access(
+        if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
+            return
+        self.log.info(
             "connection ended",
-            group=(held.principal.route, code, initiator.value),
             id=tunnel.connection,
             route=held.principal.route,
             code=code,

@@ -316,7 +316,8 @@ class UpgradePath:
     ) -> None:
         self.totals.refusals[rule.name, Mode.ENFORCE.value] += 1
         excess = refusal(rule, denial.retry_after)
-        self.log.access("upgrade refused", group=(rule.name,), id=connection, route=principal.route, rule=rule.name, code=rule.code)
+        if self.log.is_due("upgrade refused", (rule.name,)):
+            self.log.info("upgrade refused", id=connection, route=principal.route, rule=rule.name, code=rule.code)
         often = self.history.note(principal, time.monotonic())
         if often or self.refuse_with is RefuseWith.HTTP:
             self._answer(transport, too_many(excess, connection))

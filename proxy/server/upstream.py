@@ -11,9 +11,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.expiry import Expiry
@@ -37,8 +36,7 @@ class UpstreamError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the backend said. Its transport does not read until somebody resumes it; `rest` came behind the head."""
 
     transport: asyncio.Transport

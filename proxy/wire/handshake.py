@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -266,6 +267,7 @@ def _upgrade_required(detail: str) -> HandshakeError:
     return HandshakeError(detail, 426, ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", WEBSOCKET_VERSION)))
 
 
+@lru_cache(maxsize=1)  # it is checked in the upstream's 101 and then written into ours
 def accept_value(key: bytes) -> bytes:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key. RFC 6455 §4.2.2."""
     return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
@@ -273,9 +275,17 @@ def accept_value(key: bytes) -> bytes:
 
 def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]]) -> list[Header]:
     """The headers without the hop-by-hop ones and those that Connection names, as far as it may. RFC 9110 §7.6.1."""
-    named = {token.lower() for token in list_tokens(fields.get(b"connection", ()))}
-    away = HOP_BY_HOP | (named - _END_TO_END)
+    away = _removed(fields)
     return [header for header in headers if header[0].lower() not in away]
+
+
+def _removed(fields: Mapping[bytes, Sequence[bytes]]) -> frozenset[bytes]:
+    """The names, in lower case, of the headers that are for one hop only."""
+    values = fields.get(b"connection", ())
+    if values == [b"Upgrade"]:
+        return HOP_BY_HOP
+    named = {token.lower() for token in list_tokens(values)}
+    return HOP_BY_HOP | (named - _END_TO_END)
 
 
 def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header], trusted: bool = False) -> bytes:
@@ -286,23 +296,25 @@ def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forward
     peer is `trusted`.
     """
     head = request.head
-    owned = {name.lower() for name, _ in forwarded} | _OWNED | HOP_BY_HOP
-    folded = [(header, header[0].lower().replace(b"_", b"-")) for header in end_to_end(head.headers, head.fields)]
-    kept = [header for header, name in folded if name not in owned and (trusted or not name.startswith(b"x-forwarded-"))]
-    ours: list[Header] = [
-        (b"Host", request.host),
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Key", request.key),
-        (b"Sec-WebSocket-Version", WEBSOCKET_VERSION),
-    ]
+    away = _removed(head.fields)
+    owned = _NEVER_KEPT.union([name.lower() for name, _ in forwarded])
+    kept = []
+    for header in head.headers:
+        name = _COMMON_NAMES.get(header[0]) or header[0].lower()
+        folded = name.replace(b"_", b"-")
+        if name not in away and folded not in owned and (trusted or not folded.startswith(b"x-forwarded-")):
+            kept.append(header)
+    ours: list[Header] = []
     if request.protocols:
         ours.append((b"Sec-WebSocket-Protocol", b", ".join(head.fields[b"sec-websocket-protocol"])))
     if extensions:
         ours.append((b"Sec-WebSocket-Extensions", extensions))
-    return build_head(b"GET " + head.target + b" HTTP/1.1", (*ours, *kept, *forwarded))
+    return build_head(_UPGRADE_HEAD % (head.target, request.host, request.key), (*ours, *kept, *forwarded))
 
 
+_UPGRADE_HEAD: Final = (  # up to its last CRLF
+    b"GET %b HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13"
+)
 _OWNED: Final = frozenset(
     (
         b"host",
@@ -318,6 +330,9 @@ _OWNED: Final = frozenset(
         b"x-forwarded-proto",
     )
 )
+
+
+_NEVER_KEPT: Final = _OWNED | HOP_BY_HOP
 
 
 def validate_101(response: ResponseHead, request: UpgradeRequest) -> None:
@@ -336,31 +351,25 @@ def validate_101(response: ResponseHead, request: UpgradeRequest) -> None:
 
 def build_101(response: ResponseHead, request: UpgradeRequest, *, extensions: bytes) -> bytes:
     """The 101 for the client: the upstream's own end-to-end headers, with our `Sec-WebSocket-Extensions` (empty: none)."""
-    kept = [
-        header
-        for header in end_to_end(response.headers, response.fields)
-        if header[0].lower() not in (b"sec-websocket-accept", b"sec-websocket-extensions", b"content-length")
-    ]
-    ours: list[Header] = [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", accept_value(request.key)),
-    ]
+    away = _removed(response.fields) | _OF_THE_101
+    kept = [header for header in response.headers if header[0].lower() not in away]
     if extensions:
-        ours.append((b"Sec-WebSocket-Extensions", extensions))
-    return build_head(b"HTTP/1.1 101 Switching Protocols", (*ours, *kept))
+        kept.insert(0, (b"Sec-WebSocket-Extensions", extensions))
+    return build_head(_SWITCHING_HEAD % accept_value(request.key), kept)
+
+
+_OF_THE_101: Final = frozenset((b"sec-websocket-accept", b"sec-websocket-extensions", b"content-length"))
+_SWITCHING_HEAD: Final = (  # up to its last CRLF
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b"
+)
 
 
 def build_own_101(request: UpgradeRequest, *, subprotocol: bytes | None) -> bytes:
     """The 101 of a refusal: one offered subprotocol, without which browsers fail before they read our Close; no extension."""
-    ours: list[Header] = [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", accept_value(request.key)),
-    ]
+    ours: list[Header] = []
     if subprotocol is not None:
         ours.append((b"Sec-WebSocket-Protocol", subprotocol))
-    return build_head(b"HTTP/1.1 101 Switching Protocols", ours)
+    return build_head(_SWITCHING_HEAD % accept_value(request.key), ours)
 
 
 def build_response(status: int, headers: Iterable[Header], body: bytes) -> bytes:
