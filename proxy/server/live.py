@@ -65,6 +65,10 @@ class Live:
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
         _add_traffic(self.gone, tunnel)
+        # A tunnel and its halves stand in a circle, and so do what they hold: transports, walkers, the meter. It is opened here, or all
+        # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.
+        for half in (tunnel.client, tunnel.upstream):
+            del half.tunnel, half.peer
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""
