@@ -4,8 +4,9 @@ Nothing is done per frame. A look compares the walkers' counters with those of t
 a quarter of the shortest time that is watched; what is due sooner (a pong, the end of a lifetime) is looked at when it is due. What
 must not happen too early is counted from the look that saw the last sign of life, so it can only come later, by one look.
 
-A reader makes progress while bytes leave our buffer, however few. One that makes none for `slow_reader` is closed, be it the client, or
-a backend that stalls: then its client is not read either, and could leave without our noticing.
+A reader makes progress while it takes bytes, however few: those in our buffer and those in the kernel's count together, since the
+kernel takes ours in steps of up to a megabyte. One that takes none for `slow_reader` is closed, be it the client, or a backend that
+stalls: then its client is not read either, and could leave without our noticing.
 
 Our own ping goes out only when the client has been silent, and not while a ping of the backend waits for its pong: a client need
 answer only the latest (RFC 6455 §5.5.3). That ping then asks in the place of ours. Whatever the client sends is life; while we do not
@@ -15,7 +16,10 @@ read it, it cannot be silent.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import random
+import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
@@ -188,8 +192,19 @@ def _data(walker: FrameWalker) -> int:
 
 
 def _backlog(transport: asyncio.Transport, before: _Backlog | None, now: float, *, came: bool) -> _Backlog | None:
-    """What waits in a buffer. `came`: something was added to it since `before`, so that its size tells nothing."""
-    size = transport.get_write_buffer_size()
+    """What waits for a reader. `came`: something was added since `before`, so that the size tells nothing."""
+    size = transport.get_write_buffer_size() + _with_kernel(transport)
     if not size:
         return None
     return before if before is not None and size == before.size and not came else _Backlog(size, now)
+
+
+def _with_kernel(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds because the peer has not taken them: tcp(7), SIOCOUTQ; unix(7). 0 where it does not tell."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or transport.is_closing():
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
