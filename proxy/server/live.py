@@ -60,6 +60,7 @@ class Live:
             bytes_in=tunnel.client.walker.received_bytes,
             messages_out=tunnel.upstream.walker.messages,
             bytes_out=tunnel.upstream.walker.received_bytes,
+            **({"why": tunnel.why} if tunnel.why else {}),
         )
 
     def over(self, tunnel: Tunnel) -> None:

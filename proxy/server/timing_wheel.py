@@ -49,6 +49,10 @@ class TimingWheel:
         self._numbers: list[int] = []  # a heap of the keys of `_slots`
         self._timer: asyncio.TimerHandle | None = None
 
+    def time(self) -> float:
+        """Seconds of the loop's clock, by which all is due."""
+        return self._loop.time()
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Deadline:
         """Call `callback` once, `seconds` from now or up to one tick later."""
         return self.call_at(self._loop.time() + seconds, callback)

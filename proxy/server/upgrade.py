@@ -21,7 +21,7 @@ from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
 from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
 from proxy.policy.meter import Meter, MeterRules, release
-from proxy.policy.routes import Match, PathError, RouteTable, split_target
+from proxy.policy.routes import Compression, Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Upstream
 from proxy.server import eager
@@ -30,7 +30,7 @@ from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
 from proxy.server.timing_wheel import TimingWheel
-from proxy.server.tunnel import Tunnel
+from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
 from proxy.wire.extensions import Extension, join_offers, select_offers, settle
 from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
@@ -127,6 +127,7 @@ class UpgradePath:
     capacity: Capacity
     log: Log
     dialer: Dialer
+    surroundings: Surroundings  # of tunnels
     buffer: int  # bytes per direction of a tunnel
     scheme: bytes  # of the public port, as the upstream is told: http or https
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -245,7 +246,8 @@ class UpgradePath:
         connection: Connection,
     ) -> None:
         head = request.head
-        offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
+        offered = head.fields.get(b"sec-websocket-extensions", ()) if match.route.compression is Compression.PASS else ()
+        offers = select_offers(offered, metered=connection.meter is not None)
         forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=self.scheme)
         handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded, trusted=peer.trusted)
         answer = await self._dial(match, handshake)
@@ -298,8 +300,7 @@ class UpgradePath:
             (answer.transport, FrameWalker(masked=False, rsv1=agreed.rsv1, lenient=agreed.lenient)),
             connection=connection.text,
             meter=connection.meter,
-            lingering=self.lingering,
-            ends=self.live,
+            surroundings=self.surroundings,
         )
         self.live.add(tunnel, connection.grant, principal)
         connection.result = Result.ADMITTED

@@ -1369,7 +1369,7 @@ SERVER = (
     Mutant(
         "close_of_the_client_wins_time",
         TUNNEL,
-        "            if self._timer.when() <= when:\n",
+        "            if self._timer.due <= when:\n",
         "            if False:\n",
         ("tests/server/test_tunnel.py::test_a_frame_that_does_not_end_is_cut_by_fin",),
     ),

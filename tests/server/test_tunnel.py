@@ -16,7 +16,8 @@ from proxy.policy.meter import Meter
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
-from proxy.server.tunnel import Initiator, Phase, Tunnel
+from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
+from proxy.server.vigil import Patience
 from proxy.wire.frames import FrameWalker, Verdict
 from tests.support.pair import Pair, pair
 from tests.support.raw import RawStream
@@ -690,8 +691,7 @@ async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream
         (near_upstream, FrameWalker(masked=False)),
         connection="test",
         meter=meter,
-        lingering=lingering,
-        ends=witness,
+        surroundings=Surroundings(lingering, witness, TimingWheel(asyncio.get_running_loop()), Patience()),
     )
     tunnel.begin(b"", b"")
     yield tunnel, meter, client, backend, witness
