@@ -290,7 +290,7 @@ def _zeroed_totals(config: Config) -> Totals:
         | {rule.close_code for rule in config.rules}
     )
     for rule in config.rules:
-        if rule.quantity not in FRAME_QUANTITIES:
+        if rule.quantity not in FRAME_QUANTITIES or rule.penalty:
             totals.refusals[rule.name, rule.mode.value] = 0
     for result in Result:
         if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
@@ -302,8 +302,8 @@ def _zeroed_totals(config: Config) -> Totals:
 
 def _breaches(meters: MeterRules) -> Breaches:
     for one in meters.frame_rules:
-        yield one.rule.name, "drop", one.rule.mode.value, one.drops
-        yield one.rule.name, "close", one.rule.mode.value, one.closes
+        for action, frames in one.totals():
+            yield one.rule.name, action, one.rule.mode.value, frames
 
 
 def run(config: Config) -> int:

@@ -11,7 +11,6 @@ from proxy.ledger.store import Grant, Store
 from proxy.log import Log
 from proxy.metrics import Totals, Traffic
 from proxy.policy.identity import Principal
-from proxy.policy.meter import release
 from proxy.server.tunnel import Initiator, Tunnel
 
 MIN_CROWD = 20  # users; fewer on one address are no sign of a proxy
@@ -45,8 +44,8 @@ class Live:
         self.totals.connections -= 1
         self.totals.count_close(code, initiator.value)
         self.store.release(held.grant)
-        if tunnel.meter is not None:
-            release(tunnel.meter, self.store)
+        if tunnel.meters is not None:
+            tunnel.meters.release(self.store, time.monotonic())
         if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
             return
         self.log.info(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.meter import Meter
+from proxy.policy.meter import Meter, Meters
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
@@ -645,7 +645,7 @@ class Patient(Meter):
     """Holds every message until the test lets go: a judge such as a later `delay`."""
 
     def __init__(self) -> None:
-        super().__init__([], [])
+        super().__init__([])
         self.held = True
         self.asked = 0
 
@@ -690,7 +690,7 @@ async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream
         (near_client, FrameWalker(masked=True, judge=meter.charge)),
         (near_upstream, FrameWalker(masked=False)),
         connection="test",
-        meter=meter,
+        meters=Meters(meter, None),
         surroundings=Surroundings(lingering, witness, TimingWheel(asyncio.get_running_loop()), Patience()),
     )
     tunnel.begin(b"", b"")
