@@ -42,7 +42,7 @@ from proxy.server.tls_listener import TlsListener
 from proxy.server.tunnel import Surroundings
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
-from proxy.server.vigil import Patience
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
@@ -116,7 +116,7 @@ class Gate:
             capacity=capacity,
             log=self._log,
             dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
-            surroundings=Surroundings(self._lingering, self.live, self._wheel, patience),
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
             buffer=tunnel.buffer,
             scheme=scheme,
         )

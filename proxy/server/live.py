@@ -69,6 +69,7 @@ class Live:
         # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.
         for half in (tunnel.client, tunnel.upstream):
             del half.tunnel, half.peer
+        del tunnel.vigil
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""

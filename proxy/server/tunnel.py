@@ -29,7 +29,7 @@ from proxy.policy.notices import Notices
 from proxy.policy.rules import Quantity
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import Deadline, TimingWheel
-from proxy.server.vigil import Patience, Vigil
+from proxy.server.vigil import Rounds, Vigil
 from proxy.wire.frames import (
     MASK_SIZE,
     CloseCode,
@@ -90,7 +90,7 @@ class Surroundings:
     lingering: Lingering
     ends: Ends
     wheel: TimingWheel
-    patience: Patience
+    rounds: Rounds
 
 
 class Half(asyncio.Protocol):
@@ -188,7 +188,7 @@ class Tunnel:
         self._notice: PendingNotice | None = None
         self.phase = Phase.OPEN
         self.why = ""  # of an end that the gate began: the key, or the words, that tell the operator
-        self.vigil = Vigil(self, surroundings.wheel, surroundings.patience)
+        self.vigil = Vigil(self, surroundings.rounds)
         self.client = Half(self, *client)
         self.upstream = Half(self, *upstream)
         self.client.peer, self.upstream.peer = self.upstream, self.client

@@ -21,17 +21,18 @@ import random
 import sys
 import termios
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from proxy.server.timing_wheel import Deadline, TimingWheel
+from proxy.server.timing_wheel import TICK, Deadline, TimingWheel
 from proxy.wire.frames import CloseCode, FrameWalker
 
 if TYPE_CHECKING:
     from proxy.server.tunnel import Tunnel
 
 LOOKS: Final = 4  # in the shortest time that is watched
+MOST_STEPS: Final = 61  # of a period: so many parts of all tunnels are looked at one after the other
 SOON: Final = 0.05  # seconds from a full buffer to the look that counts from it
 SLACK: Final = 0.001  # seconds; what is due within it is due
 JITTER: Final = 0.1  # of a lifetime, either way: tunnels that opened together do not end together
@@ -51,10 +52,11 @@ class Patience:
     idle_timeout: float = 0.0
     max_lifetime: float = 0.0
 
-    @property
-    def period(self) -> float:
-        """Seconds between two looks."""
-        return min(one for one in (self.slow_reader, self.ping_interval, self.idle_timeout) if one) / LOOKS
+    period: float = field(init=False)  # seconds between two looks
+
+    def __post_init__(self) -> None:
+        shortest = min(one for one in (self.slow_reader, self.ping_interval, self.idle_timeout) if one)
+        object.__setattr__(self, "period", shortest / LOOKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,47 @@ class _Backlog:
         self.since = since
 
 
+class Rounds:
+    """Looks at every tunnel of a gate once in a period, at a few of them at a time: there is no deadline per tunnel."""
+
+    def __init__(self, wheel: TimingWheel, patience: Patience) -> None:
+        self.wheel = wheel
+        self.patience = patience
+        count = (
+            max(1, min(MOST_STEPS, int(patience.period / TICK))) - 1 | 1
+        )  # odd, as the places of objects in memory are even: see `_step`
+        self._steps: list[dict[Vigil, None]] = [{} for _ in range(count)]
+        self._next = 0  # the step whose turn comes next
+        self._pause = patience.period / count  # seconds between two steps
+        self._deadline: Deadline | None = None  # of the next step
+
+    def add(self, vigil: Vigil) -> None:
+        """Look at this one too, for the first time within a period."""
+        self._step(vigil)[vigil] = None
+        if self._deadline is None:
+            self._deadline = self.wheel.call_later(self._pause, self._turn)
+
+    def remove(self, vigil: Vigil) -> None:
+        """Look at this one no more."""
+        self._step(vigil).pop(vigil, None)
+
+    def _step(self, vigil: Vigil) -> dict[Vigil, None]:
+        return self._steps[hash(vigil) % len(self._steps)]
+
+    def _turn(self) -> None:
+        step = self._steps[self._next]
+        self._next = (self._next + 1) % len(self._steps)
+        due = max(self.wheel.time(), self._deadline.due + self._pause) if self._deadline else 0.0  # no tick is lost from step to step
+        self._deadline = self.wheel.call_at(due, self._turn) if any(self._steps) else None
+        for vigil in list(step):
+            vigil.look()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._steps))
+
+
 class Vigil:
-    """The looks at one tunnel, from `begin` to `end`. It is its own callback."""
+    """The looks at one tunnel, from `begin` to `end`."""
 
     __slots__ = (
         "_asked",
@@ -95,20 +136,18 @@ class Vigil:
         "_heard",
         "_last_data",
         "_latest",
-        "_patience",
+        "_rounds",
         "_tunnel",
         "_upstream_backlog",
         "_upstream_life",
-        "_wheel",
     )
 
-    def __init__(self, tunnel: Tunnel, wheel: TimingWheel, patience: Patience) -> None:
+    def __init__(self, tunnel: Tunnel, rounds: Rounds) -> None:
         self._tunnel = tunnel
-        self._wheel = wheel
-        self._patience = patience
-        self._deadline: Deadline | None = None
-        now = wheel.time()
-        lifetime = patience.max_lifetime * random.uniform(1 - JITTER, 1 + JITTER)
+        self._rounds = rounds
+        self._deadline: Deadline | None = None  # a look between those of the rounds
+        now = rounds.wheel.time()
+        lifetime = rounds.patience.max_lifetime * random.uniform(1 - JITTER, 1 + JITTER)
         self._latest = now + lifetime if lifetime else inf  # when the lifetime is over
         self._heard = now  # when the client was last known to be there
         self._asked = inf  # when it was asked whether it is; inf: not since it was heard
@@ -118,26 +157,26 @@ class Vigil:
         self._upstream_backlog: _Backlog | None = None
 
     def begin(self) -> None:
-        """Look from now on. The first look comes at any time of a period, so that those of many tunnels are spread."""
-        self._look_at(self._wheel.time() + self._patience.period * random.random())
+        """Look from now on."""
+        self._rounds.add(self)
+        self._look_also_at(self._latest, self._rounds.wheel.time())
 
     def end(self) -> None:
         """Look no more."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._rounds.remove(self)
+        self._forget()
 
     def buffer_full(self) -> None:
         """Somebody reads less than the other side sends: time counts from about now, not from the next look."""
-        soon = self._wheel.time() + SOON
-        if self._deadline is not None and self._deadline.due > soon:
-            self._deadline.cancel()
-            self._look_at(soon)
+        soon = self._rounds.wheel.time() + SOON
+        if self._deadline is None or self._deadline.due > soon:
+            self._forget()
+            self._deadline = self._rounds.wheel.call_at(soon, self.look)
 
-    def __call__(self) -> None:
-        """Look, and look again when the next thing can be due."""
-        self._deadline = None
-        now = self._wheel.time()
+    def look(self) -> None:
+        """End the tunnel if something is overdue, ask the client if it is silent, and look again when the next thing can be due."""
+        self._forget()
+        now = self._rounds.wheel.time()
         self._compare(now)
         due, overdue = min(self._dues(), key=_first)
         if due <= now + SLACK:
@@ -145,11 +184,18 @@ class Vigil:
             return
         if self._asked == inf and self._is_silent(now) and self._tunnel.ask():
             self._asked = now
-            due = min(due, now + self._patience.ping_timeout)
-        self._look_at(min(due, now + self._patience.period))
+            due = min(due, now + self._rounds.patience.ping_timeout)
+        self._look_also_at(due, now)
 
-    def _look_at(self, due: float) -> None:
-        self._deadline = self._wheel.call_at(min(due, self._latest), self)
+    def _look_also_at(self, due: float, now: float) -> None:
+        """Look when something is due, if no round comes before that."""
+        if due < now + self._rounds.patience.period:
+            self._deadline = self._rounds.wheel.call_at(due, self.look)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _compare(self, now: float) -> None:
         """What has changed since the last look?"""
@@ -166,7 +212,7 @@ class Vigil:
 
     def _dues(self) -> Iterator[tuple[float, Overdue]]:
         """What can become overdue, and when."""
-        patience = self._patience
+        patience = self._rounds.patience
         yield self._latest, OLD
         yield self._asked + patience.ping_timeout, SILENT
         if self._client_backlog is not None:
@@ -178,7 +224,7 @@ class Vigil:
 
     def _is_silent(self, now: float) -> bool:
         """Has the client got all that was for it, and said nothing for long?"""
-        interval = self._patience.ping_interval
+        interval = self._rounds.patience.ping_interval
         return bool(interval) and self._client_backlog is None and self._heard + interval <= now + SLACK
 
 

@@ -59,12 +59,13 @@ async def ended(one: Pair, code: int, why: str) -> None:
 
 
 @asynccontextmanager
-async def flooding(stream: RawStream, data: bytes) -> AsyncIterator[asyncio.Task[None]]:
-    """Send `data` again and again, whatever becomes of it."""
+async def flooding(stream: RawStream, data: bytes, pause: float = 0.0) -> AsyncIterator[asyncio.Task[None]]:
+    """Send `data` again and again, `pause` seconds apart, whatever becomes of it."""
 
     async def flood() -> None:
         while True:
             await stream.send(data)
+            await asyncio.sleep(pause)
 
     task = asyncio.create_task(flood())
     try:
@@ -152,7 +153,7 @@ async def test_a_client_that_sends_pongs_but_never_reads_is_closed() -> None:
     async with pair(SEAT + SLOW, receive_buffer=4096) as one:
         half = next(iter(one.run.gate.live.held)).client
         one.client.writer.transport.pause_reading()
-        async with flooding(one.backend, BIG), flooding(one.client, ours(PONG)):
+        async with flooding(one.backend, BIG), flooding(one.client, ours(PONG), 0.02):
             await until(lambda: not half.writable)
             assert half.transport.get_write_buffer_size() < 2 << 20
             await ended(one, 1008, "slow_reader")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from proxy.server import vigil as vigil_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TICK, TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
-from proxy.server.vigil import JITTER, LOOKS, Patience
-from proxy.wire.frames import FrameWalker, Opcode, build_close
+from proxy.server.vigil import JITTER, LOOKS, MOST_STEPS, Patience, Rounds, Vigil
+from proxy.wire.frames import FrameWalker, build_close
 from tests.server.test_timing_wheel import Clock
 from tests.wire.streams import encode
 
@@ -78,15 +79,16 @@ class Scene:
     def __init__(self, patience: Patience) -> None:
         self.clock = Clock()
         self.wheel = TimingWheel(self.clock)
-        self.lingering = Lingering(asyncio.get_running_loop())
+        self.rounds = Rounds(self.wheel, patience)
+        self.lingering = Lingering(self.wheel)
         self.client, self.upstream = Wire(), Wire()
         self.ends: list[tuple[float, int, Initiator]] = []
         self.tunnel = Tunnel(
             (self.client, FrameWalker(masked=True)),
             (self.upstream, FrameWalker(masked=False)),
             connection="test",
-            meter=None,
-            surroundings=Surroundings(self.lingering, self, self.wheel, patience),
+            meters=None,
+            surroundings=Surroundings(self.lingering, self, self.wheel, self.rounds),
         )
         self.began = self.clock.now
         self.tunnel.begin(b"", b"")
@@ -393,10 +395,11 @@ async def test_a_buffer_that_is_empty_at_times_is_no_backlog(scene: Scene) -> No
 
 
 async def test_a_buffer_that_fills_again_and_again_asks_for_one_look_at_a_time(scene: Scene) -> None:
+    before = len(scene.wheel)
     for _ in range(1000):
         scene.tunnel.client.pause_writing()
         scene.tunnel.client.resume_writing()
-    assert len(scene.wheel) == 1
+    assert len(scene.wheel) == before + 1
 
 
 # --- idle and old tunnels -------------------------------------------------------------------------------------------------------
@@ -466,20 +469,31 @@ async def test_a_lifetime_below_the_time_between_two_looks_is_kept() -> None:
 # --- the looks themselves -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_tunnel_has_one_deadline_and_none_behind_its_end(scene: Scene) -> None:
+async def test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end(scene: Scene) -> None:
     for _ in range(100):
         scene.advance(1.0)
         scene.client_says(TEXT)
-        assert len(scene.wheel) == 1
+        assert len(scene.wheel) == len(scene.rounds) == 1
     scene.client_says(CLOSE, build_close(1000)[2:])
     assert not scene.open
+    assert len(scene.rounds) == 0
     scene.upstream_says(CLOSE, build_close(1000)[2:])
+    scene.advance(LOOK)
     assert len(scene.wheel) == 0
+
+
+async def test_the_rounds_begin_again_with_the_next_tunnel() -> None:
+    async with watched(Patience()) as scene:
+        scene.tunnel.vigil.end()
+        scene.advance(100.0)
+        assert len(scene.wheel) == 0
+        scene.tunnel.vigil.begin()
+        assert scene.until_asked() <= 100.0 + LATE
 
 
 async def test_a_tunnel_that_is_used_is_looked_at_no_oftener_than_an_idle_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    monkeypatch.setattr(vigil_module.Vigil, "_compare", lambda _, now: looks.append(now))
+    monkeypatch.setattr(Vigil, "_compare", lambda _, now: looks.append(now))
     for _ in range(1000):
         scene.client_says(TEXT, b"hi")
         scene.upstream_says(TEXT, b"hi")
@@ -487,27 +501,46 @@ async def test_a_tunnel_that_is_used_is_looked_at_no_oftener_than_an_idle_one(sc
     assert len(looks) <= 30 / LOOK + 1
 
 
-async def test_the_first_looks_of_many_tunnels_are_spread() -> None:
-    dues = []
-    for _ in range(100):
-        async with watched(Patience()) as scene:
-            (handle,) = scene.clock.armed()
-            dues.append(handle.due - scene.clock.now)
-    assert max(dues) <= LOOK + TICK
-    assert max(dues) - min(dues) > LOOK / 2
+async def test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[tuple[float, Vigil]] = []
+    async with watched(Patience()) as scene:
+        monkeypatch.setattr(Vigil, "look", lambda self: looks.append((scene.now, self)))
+        scene.tunnel.vigil.end()
+        vigils = [Vigil(scene.tunnel, scene.rounds) for _ in range(1000)]
+        for one in vigils:
+            one.begin()
+        scene.advance(LOOK + MOST_STEPS * TICK)
+        assert {one for _, one in looks} == set(vigils)
+        assert max(Counter(when for when, _ in looks).values()) < 100
+        for one in vigils:
+            times = [when for when, who in looks if who is one]
+            assert all(later - sooner >= LOOK - TICK for sooner, later in pairwise(times))
+            one.end()
+        assert len(scene.rounds) == 0
 
 
-async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at() -> None:
-    scene = Scene(Patience())
+async def test_a_look_that_fails_is_no_end_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watched(Patience()) as scene:
+
+        def fail(_: object) -> None:
+            raise RuntimeError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Vigil, "look", fail)
+            with pytest.raises(RuntimeError):
+                scene.advance(LOOK + LATE)
+        assert scene.until_asked() <= INTERVAL + 2 * LATE
+
+
+async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene) -> None:
     scene.tunnel.vigil.end()
     tunnel = Tunnel(
         (Wire(), FrameWalker(masked=True)),
         (Wire(), FrameWalker(masked=False)),
         connection="test",
-        meter=None,
-        surroundings=Surroundings(scene.lingering, scene, scene.wheel, Patience()),
+        meters=None,
+        surroundings=Surroundings(scene.lingering, scene, scene.wheel, scene.rounds),
     )
-    tunnel.begin(b"", encode(0x80 | Opcode.CLOSE, b"", None))
+    tunnel.begin(b"", encode(CLOSE, b"", None))
+    assert len(scene.rounds) == 0
     tunnel.drain(GOING_AWAY, "")
-    assert len(scene.wheel) == 0
-    scene.lingering.abort()
