@@ -93,7 +93,8 @@ class IdentityRules:
 
 @dataclass(slots=True)  # not frozen: it is made for each upgrade, and that took half a microsecond more
 class Principal:
-    """Who asks, in the only form that is kept; nobody changes it. `user` is a digest; for an anonymous client it is of this connection alone."""
+    """Who asks, in the only form that is kept; nobody changes it. `user` is a digest; for an anonymous client it is
+    of this connection alone."""
 
     user: bytes
     anonymous: bool
@@ -231,7 +232,8 @@ def _bearer(fields: Fields) -> set[bytes]:
         raise IdentityError("Authorization is there twice")
     words = values[0].split() if values else []
     if len(words) == len(("Bearer", "token")) and words[0] == b"Bearer" and words[1].lower() != b"bearer":
-        return _forms(words[1:])  # the common case; what follows is right for it, too
+        form = _one_form(words[1])  # the common case; what follows is right for it, too
+        return {form} if form else set()
     if not words or words[-1].lower() == b"bearer" or _is_basic(words):
         return set()
     return _forms([words[1] if words[0].lower() == b"bearer" else b" ".join(words[1:]) or words[0]])

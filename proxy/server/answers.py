@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from http import HTTPStatus
 from functools import lru_cache
+from http import HTTPStatus
 from math import ceil
 from typing import Final
 
@@ -32,11 +32,10 @@ def too_many(excess: Excess, connection: str) -> bytes:
     """
     rule = excess.rule
     body = _refusal_without_numbers(excess.text, rule.code, rule.name)
-    if excess.retry_after is None:
-        retry, milliseconds = b"", b"null"
-    else:
+    retry = b""
+    if excess.retry_after is not None:
         retry = b"Retry-After: %d\r\n" % max(1, ceil(excess.retry_after))  # RFC 9110 §10.2.3: whole seconds
-        milliseconds = b"%d" % excess.retry_after_ms
+    milliseconds = b"null" if excess.retry_after_ms is None else b"%d" % excess.retry_after_ms
     body += b'%b, "id": "%b"}' % (milliseconds, connection.encode())
     return _REFUSAL_HEAD % (retry, len(body)) + body
 
@@ -44,7 +43,7 @@ def too_many(excess: Excess, connection: str) -> bytes:
 @lru_cache(REFUSALS)
 def _refusal_without_numbers(text: str, code: str, rule: str) -> bytes:
     """The problem document of a rule's refusals up to the milliseconds."""
-    members = {"detail": text, "code": code, "rule": rule, "retry_after_ms": None}
+    members: dict[str, str | int | None] = {"detail": text, "code": code, "rule": rule, "retry_after_ms": None}
     return _document(429, members).removesuffix(b"null}")
 
 

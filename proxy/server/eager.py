@@ -22,7 +22,7 @@ def start(loop: asyncio.AbstractEventLoop, begun: Coroutine[Any, None, None]) ->
         awaited = begun.send(None)
     except StopIteration:
         return None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- as a task does with whatever its coroutine raises
         loop.call_exception_handler({"message": "a coroutine failed before it waited", "exception": error})
         return None
     return loop.create_task(_Rest(begun, awaited))

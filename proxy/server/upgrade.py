@@ -32,7 +32,7 @@ from proxy.server.live import Live
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
-from proxy.wire.extensions import Extension, join_offers, select_offers, settle, without_server_context
+from proxy.wire.extensions import Agreed, Extension, join_offers, select_offers, settle, without_server_context
 from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
 from proxy.wire.handshake import (
     HandshakeError,
@@ -47,6 +47,7 @@ from proxy.wire.handshake import (
 
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
+NOTHING_AGREED: Final = Agreed(rsv1=False, lenient=False, header=b"")
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
 
@@ -292,7 +293,8 @@ class UpgradePath:
         connection: Connection,
     ) -> None:
         validate_101(answer.head, request)
-        agreed = settle(answer.head.fields.get(b"sec-websocket-extensions", ()), offers, may_drop=self.meters.may_drop(principal))
+        answered = answer.head.fields.get(b"sec-websocket-extensions")
+        agreed = settle(answered, offers, may_drop=self.meters.may_drop(principal)) if answered else NOTHING_AGREED
         assert connection.grant is not None
         for side in (transport, answer.transport):
             side.set_write_buffer_limits(high=self.buffer)
