@@ -126,6 +126,8 @@ class Half(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.left = True
+        if isinstance(exc, TimeoutError):  # by TCP_USER_TIMEOUT or keepalive
+            self.tunnel.why = "user_timeout"
         self.tunnel.gone(self)
 
     def pause_writing(self) -> None:
@@ -187,7 +189,7 @@ class Tunnel:
         self._notices: Notices | None = None
         self._notice: PendingNotice | None = None
         self.phase = Phase.OPEN
-        self.why = ""  # of an end that the gate began: the key, or the words, that tell the operator
+        self.why = ""  # of an end that lies in no frame: the key, or the words, that tell the operator
         self.vigil = Vigil(self, surroundings.rounds)
         self.client = Half(self, *client)
         self.upstream = Half(self, *upstream)

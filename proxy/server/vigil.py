@@ -151,7 +151,8 @@ class Vigil:
         self._latest = now + lifetime if lifetime else inf  # when the lifetime is over
         self._heard = now  # when the client was last known to be there
         self._asked = inf  # when it was asked whether it is; inf: not since it was heard
-        self._last_data = now
+        # When data last came, of either side; inf: nobody wants to know.
+        self._last_data = now if rounds.patience.idle_timeout else inf
         self._client_life = self._upstream_life = self._data = 0  # the walkers' counters, as the last look saw them
         self._client_backlog: _Backlog | None = None
         self._upstream_backlog: _Backlog | None = None
@@ -206,7 +207,7 @@ class Vigil:
         self._upstream_backlog = _backlog(upstream.transport, self._upstream_backlog, now, came=client_life != self._client_life)
         if client.paused or client_life != self._client_life:
             self._heard, self._asked = now, inf
-        if client.paused or upstream.paused or client_data + upstream_data != self._data:
+        if self._last_data != inf and (client.paused or upstream.paused or client_data + upstream_data != self._data):
             self._last_data = now
         self._client_life, self._upstream_life, self._data = client_life, upstream_life, client_data + upstream_data
 
@@ -215,12 +216,11 @@ class Vigil:
         patience = self._rounds.patience
         yield self._latest, OLD
         yield self._asked + patience.ping_timeout, SILENT
+        yield self._last_data + patience.idle_timeout, IDLE
         if self._client_backlog is not None:
             yield self._client_backlog.since + patience.slow_reader, SLOW_CLIENT
         if self._upstream_backlog is not None:
             yield self._upstream_backlog.since + patience.slow_reader, SLOW_UPSTREAM
-        if patience.idle_timeout:
-            yield self._last_data + patience.idle_timeout, IDLE
 
     def _is_silent(self, now: float) -> bool:
         """Has the client got all that was for it, and said nothing for long?"""

@@ -1622,4 +1622,123 @@ FRONT = (
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT)
+VIGIL = "proxy/server/vigil.py"
+OWN_PONG = ("tests/wire/test_frames.py::TestOwnPong",)
+VIGILS = "tests/server/test_vigil.py::"
+IS_LIFE = (f"{VIGILS}test_whatever_comes_is_life",)
+IN_THE_PLACE = (f"{VIGILS}test_a_ping_of_the_backend_asks_in_the_place_of_ours",)
+TAKES_NOTHING = (f"{VIGILS}test_a_side_that_takes_nothing_is_closed",)
+A_BYTE_NOW_AND_THEN = (f"{VIGILS}test_a_slow_reader_that_takes_a_byte_now_and_then_lives",)
+WITHOUT_DATA = (f"{VIGILS}test_a_tunnel_without_data_is_1001_for_both",)
+A_FEW_AT_A_TIME = (f"{VIGILS}test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_period",)
+
+PATIENCE = (
+    # the walker's part
+    Mutant("own_pong_forwarded", FRAMES, "if self._payload(data, end, length) == self.own_pong:", "if False:", OWN_PONG),
+    Mutant("own_pong_compared_masked", FRAMES, "self._payload(data, end, length) == self.own_pong", "payload == self.own_pong", OWN_PONG),
+    Mutant("every_pong_swallowed", FRAMES, "self._payload(data, end, length) == self.own_pong", "True", OWN_PONG),
+    Mutant("cut_pong_not_held", FRAMES, "                    if size < end:\n                        break\n", "", OWN_PONG),
+    Mutant("place_behind_own_pong_lost", FRAMES, "skipped += end - position", "skipped += 0", OWN_PONG),
+    Mutant(
+        "pong_of_a_server_taken_for_its_ping",
+        FRAMES,
+        "Opcode.PONG if self._mask_bit else Opcode.PING",
+        "opcode",
+        (f"{VIGILS}test_a_pong_of_the_backend_is_no_ping",),
+    ),
+    # pings
+    Mutant("control_frames_are_no_life", VIGIL, "client_data + client.walker.controls", "client_data", IS_LIFE),
+    Mutant("part_of_a_frame_is_no_life", VIGIL, "walker.messages + walker.received_bytes", "walker.messages", IS_LIFE),
+    Mutant("ping_beside_that_of_the_backend", TUNNEL, "if upstream.ping_or_pong_at > client.ping_or_pong_at:", "if False:", IN_THE_PLACE),
+    Mutant("ping_cuts_a_frame", TUNNEL, "        if upstream.in_frame:\n", "        if False:\n", (f"{VIGILS}test_no_ping_cuts_a_frame",)),
+    Mutant(
+        "old_pong_forgotten",
+        TUNNEL,
+        "        if client.own_pong is None:\n",
+        "        if True:\n",
+        (f"{VIGILS}test_a_late_pong_goes_nowhere_even_behind_newer_pings",),
+    ),
+    Mutant(
+        "silent_because_we_do_not_read",
+        VIGIL,
+        "if client.paused or client_life != self._client_life:",
+        "if client_life != self._client_life:",
+        (f"{VIGILS}test_while_we_do_not_read_a_client_it_cannot_be_silent",),
+    ),
+    Mutant(
+        "ping_behind_what_still_waits",
+        VIGIL,
+        "self._client_backlog is None and self._heard",
+        "self._heard",
+        (f"{VIGILS}test_a_client_that_still_takes_what_was_sent_is_not_asked",),
+    ),
+    Mutant(
+        "life_does_not_answer_the_ping",
+        VIGIL,
+        "self._heard, self._asked = now, inf",
+        "self._heard = now",
+        (f"{VIGILS}test_whatever_comes_answers_a_ping",),
+    ),
+    # slow readers
+    Mutant("stalled_backend_not_seen", VIGIL, "if self._upstream_backlog is not None:", "if False:", TAKES_NOTHING),
+    Mutant("stalled_client_not_seen", VIGIL, "        if self._client_backlog is not None:\n", "        if False:\n", TAKES_NOTHING),
+    Mutant("progress_is_an_empty_buffer", VIGIL, " and size == before.size", "", A_BYTE_NOW_AND_THEN),
+    Mutant(
+        "frames_that_come_hide_progress",
+        VIGIL,
+        " and not came else",
+        " else",
+        (f"{VIGILS}test_a_buffer_that_grows_while_frames_come_is_not_judged_before_they_end",),
+    ),
+    Mutant(
+        "progress_of_the_kernel_not_seen",
+        VIGIL,
+        "transport.get_write_buffer_size() + _with_kernel(transport)",
+        "transport.get_write_buffer_size()",
+        ("tests/limits/test_patience.py::test_a_client_that_reads_slowly_lives_and_gets_every_byte",),
+    ),
+    Mutant(
+        "full_buffer_waits_for_the_next_round",
+        TUNNEL,
+        "        self.tunnel.vigil.buffer_full()\n",
+        "",
+        (f"{VIGILS}test_a_full_buffer_counts_from_when_it_filled",),
+    ),
+    # idle and old tunnels
+    Mutant("pings_are_data", VIGIL, "client_data + upstream_data != self._data", "client.walker.controls or True", WITHOUT_DATA),
+    Mutant(
+        "back_pressure_is_idle",
+        VIGIL,
+        "(client.paused or upstream.paused or client_data + upstream_data != self._data)",
+        "(client_data + upstream_data != self._data)",
+        (f"{VIGILS}test_a_side_that_we_do_not_read_is_not_idle",),
+    ),
+    Mutant(
+        "lifetime_without_jitter",
+        VIGIL,
+        "random.uniform(1 - JITTER, 1 + JITTER)",
+        "1",
+        (f"{VIGILS}test_no_tunnel_is_older_than_its_lifetime_and_they_do_not_end_together",),
+    ),
+    # the rounds
+    Mutant("all_looked_at_at_once", VIGIL, "hash(vigil) % len(self._steps)", "0", A_FEW_AT_A_TIME),
+    Mutant("even_number_of_steps", VIGIL, "int(patience.period / TICK))) - 1 | 1", "int(patience.period / TICK))) & ~7", A_FEW_AT_A_TIME),
+    Mutant("steps_lose_ticks", VIGIL, "self._deadline.due + self._pause", "self.wheel.time() + self._pause", A_FEW_AT_A_TIME),
+    Mutant(
+        "ended_tunnel_looked_at",
+        TUNNEL,
+        "        self.vigil.end()\n",
+        "",
+        (f"{VIGILS}test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end",),
+    ),
+    # compression
+    Mutant(
+        "compression_off_offers",
+        UPGRADE,
+        "if match.route.compression is Compression.PASS else ()",
+        "if True else ()",
+        ("tests/interop/test_compression.py::test_with_compression_off_a_compressed_message_is_1002",),
+    ),
+)
+
+MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE)
