@@ -325,13 +325,12 @@ DOOR = (
     Mutant(
         "space_before_the_colon_allowed",
         HANDSHAKE,
-        "        if not colon or not name or name.translate(None, _TOKEN):",
-        "        name = name.rstrip(_OWS)\n        if not colon or not name or name.translate(None, _TOKEN):",
+        "        folded = _COMMON_NAMES.get(name)\n",
+        "        name = name.rstrip(_OWS)\n        folded = _COMMON_NAMES.get(name)\n",
         HEAD,
     ),
-    Mutant(
-        "header_name_not_checked", HANDSHAKE, "if not colon or not name or name.translate(None, _TOKEN):", "if not colon or not name:", HEAD
-    ),
+    Mutant("header_name_not_checked", HANDSHAKE, "if not name or name.translate(None, _TOKEN):", "if not name:", HEAD),
+    Mutant("common_header_name_without_a_colon", HANDSHAKE, "        if not colon:\n", "        if not colon and not folded:\n", HEAD),
     Mutant("header_value_keeps_its_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", "", SPELLINGS),
     Mutant("spaces_in_the_request_line_squeezed", HANDSHAKE, 'parts = line.split(b" ")', "parts = line.split()", LINE),
     Mutant(
@@ -374,8 +373,8 @@ DOOR = (
     Mutant(
         "connection_not_read_as_a_list",
         HANDSHAKE,
-        'if b"upgrade" not in {token.lower() for token in list_tokens(fields.get(b"connection", ()))}:\n        raise _upgrade',
-        'if b"upgrade" not in b",".join(fields.get(b"connection", ())).lower():\n        raise _upgrade',
+        'b"upgrade" in {token.lower() for token in list_tokens(values)}',
+        'b"upgrade" in b",".join(values).lower()',
         ALMOST,
     ),
     Mutant("transfer_encoding_allowed", HANDSHAKE, 'if b"transfer-encoding" in fields:', "if False:", ALMOST),
@@ -388,7 +387,7 @@ DOOR = (
         'if b"sec-websocket-version" not in fields:',
         ALMOST,
     ),
-    Mutant("key_of_another_size_allowed", HANDSHAKE, "if size != KEY_SIZE or len(key) != KEY_LENGTH:", "if not size:", ALMOST),
+    Mutant("key_of_another_size_allowed", HANDSHAKE, "[A-Za-z0-9+/]{22}==", "[A-Za-z0-9+/]+=*", ALMOST),
     Mutant(
         "what_is_almost_an_upgrade_passes_as_http",
         HANDSHAKE,
@@ -403,34 +402,34 @@ DOOR = (
         "if False:",
         (*ALMOST, "tests/wire/test_handshake.py::test_one_sign_of_an_upgrade_is_enough"),
     ),
-    Mutant("underscores_slip_through", HANDSHAKE, '.lower().replace(b"_", b"-")) for header', ".lower()) for header", OURS),
-    Mutant("underscored_hop_by_hop_slips_through", HANDSHAKE, "| _OWNED | HOP_BY_HOP", "| _OWNED", OURS),
+    Mutant("underscores_slip_through", HANDSHAKE, 'folded = name.replace(b"_", b"-")', "folded = name", OURS),
+    Mutant("underscored_hop_by_hop_slips_through", HANDSHAKE, "= _OWNED | HOP_BY_HOP", "= _OWNED", OURS),
     Mutant(
         "forwarded_headers_of_the_client_kept",
         HANDSHAKE,
-        "owned = {name.lower() for name, _ in forwarded} | _OWNED",
-        "owned = _OWNED",
+        "owned = _NEVER_KEPT.union([name.lower() for name, _ in forwarded])",
+        "owned = _NEVER_KEPT",
         ("tests/wire/test_handshake.py::test_any_header_that_we_set_is_ours_alone",),
     ),
     Mutant(
         "hop_by_hop_headers_kept",
         HANDSHAKE,
-        "away = HOP_BY_HOP | (named - _END_TO_END)",
-        "away = named - _END_TO_END",
+        "return HOP_BY_HOP | (named - _END_TO_END)",
+        "return frozenset(named - _END_TO_END)",
         ("tests/wire/test_handshake.py::test_hop_by_hop_headers_end_here",),
     ),
     Mutant(
         "connection_names_nothing_away",
         HANDSHAKE,
-        "away = HOP_BY_HOP | (named - _END_TO_END)",
-        "away = HOP_BY_HOP",
+        "return HOP_BY_HOP | (named - _END_TO_END)",
+        "return HOP_BY_HOP",
         ("tests/wire/test_handshake.py::test_connection_names_other_headers_away",),
     ),
     Mutant(
         "connection_names_the_token_away",
         HANDSHAKE,
-        "away = HOP_BY_HOP | (named - _END_TO_END)",
-        "away = HOP_BY_HOP | named",
+        "return HOP_BY_HOP | (named - _END_TO_END)",
+        "return HOP_BY_HOP | named",
         ("tests/wire/test_handshake.py::test_connection_cannot_name_away_what_the_client_was_counted_by",),
     ),
     Mutant(
@@ -1076,7 +1075,7 @@ IDENTITIES = (
     Mutant(
         "linger_cuts_a_slow_reader",
         "proxy/server/linger.py",
-        "if self._transport.get_write_buffer_size() and loop.time() < latest:",
+        "if self._transport.get_write_buffer_size() and self._looks:",
         "if False:",
         ("tests/server/test_linger.py::test_a_slow_reader_gets_what_was_written_before_our_last_word",),
     ),
@@ -1482,15 +1481,15 @@ FRONT = (
     Mutant(
         "one_address_takes_all_places",
         CAPACITY,
-        "if mine >= self.bounds.pending_per_ip:",
-        "if False:",
+        "self._by_address.get(address, 0) < bounds.pending_per_ip)",
+        "True)",
         ("tests/server/test_capacity.py::test_silent_connections_from_one_address_leave_room_for_others",),
     ),
     Mutant(
         "all_addresses_together_are_not_bounded",
         CAPACITY,
-        "if self.pending >= self.bounds.pending:",
-        "if False:",
+        "self.pending < bounds.pending and",
+        "True and",
         ("tests/server/test_capacity.py::test_silent_connections_from_everywhere_are_bounded_too",),
     ),
     Mutant(
@@ -1589,7 +1588,7 @@ FRONT = (
         ("tests/server/test_tls_listener.py::test_a_place_is_given_back_when_the_door_takes_over",),
     ),
     # logs and warnings
-    Mutant("flood_of_lines", LOG, "if count <= LINES_PER_SECOND:", "if True:", COALESCED),
+    Mutant("flood_of_lines", LOG, "return count <= LINES_PER_SECOND", "return True", COALESCED),
     Mutant("left_out_lines_not_told", LOG, "if count > LINES_PER_SECOND and isinstance(key, tuple):", "if False:", COALESCED),
     Mutant(
         "half_of_the_users_is_a_crowd",
@@ -1741,4 +1740,70 @@ PATIENCE = (
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE)
+CHEAP = (  # what makes an upgrade cheap must not make it wrong
+    Mutant(
+        "cancellation_lost_before_a_tasks_first_step",
+        "proxy/server/eager.py",
+        "        awaited = self._begun.throw(error if traceback is None else error.with_traceback(traceback))\n",
+        "        awaited = self._begun.send(None)\n",
+        ("tests/server/test_eager.py",),
+    ),
+    Mutant(
+        "what_a_coroutine_waits_for_is_forgotten",
+        "proxy/server/eager.py",
+        "return loop.create_task(_Rest(begun, awaited))",
+        "return loop.create_task(_Rest(begun, _NOTHING))",
+        ("tests/server/test_eager.py",),
+    ),
+    Mutant(
+        "timeout_swallows_a_cancellation",
+        "proxy/server/expiry.py",
+        "self._task.uncancel() <= self._cancelled_before",
+        "self._task.uncancel() >= 0",
+        ("tests/server/test_expiry.py",),
+    ),
+    Mutant(
+        "timeout_leaves_its_deadline",
+        "proxy/server/expiry.py",
+        "        self._deadline.cancel()\n",
+        "",
+        ("tests/server/test_expiry.py",),
+    ),
+    Mutant(
+        "guests_take_the_rules_of_users",
+        "proxy/policy/admission.py",
+        "kind = (principal.route, principal.room is None, principal.anonymous)",
+        "kind = (principal.route, principal.room is None, True)",
+        ("tests/policy/test_admission.py",),
+    ),
+    Mutant(
+        "rules_about_some_rooms_remembered_for_all",
+        "proxy/policy/admission.py",
+        "if not self._particular:",
+        "if True:",
+        ("tests/policy/test_admission.py",),
+    ),
+    Mutant(
+        "claim_of_another_member_remembered",
+        "proxy/policy/admission.py",
+        "(*rule.per, Per.USER) if rule.quantity is Quantity.MEMBERS else rule.per",
+        "rule.per",
+        ("tests/policy/test_admission.py",),
+    ),
+    Mutant(
+        "dot_segments_taken_for_plain",
+        "proxy/policy/routes.py",
+        'rb"(?:/[-a-z0-9_~',
+        'rb"(?:/[-.a-z0-9_~',
+        ("tests/policy/test_routes.py",),
+    ),
+    Mutant(
+        "capitals_taken_for_plain",
+        "proxy/policy/routes.py",
+        'rb"(?:/[-a-z0-9_~',
+        'rb"(?:/[-a-zA-Z0-9_~',
+        ("tests/policy/test_routes.py",),
+    ),
+)
+
+MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE, *CHEAP)
