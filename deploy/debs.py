@@ -75,6 +75,7 @@ BUNDLES = {
     "redis": Bundle(("redis-server", "redis-tools"), {"redis-server": "usr/bin/redis-server", "redis-cli": "usr/bin/redis-cli"}),
     "prometheus": Bundle(("prometheus",), {"prometheus": "usr/bin/prometheus", "promtool": "usr/bin/promtool"}),
     "tcc": Bundle(("tcc", "libc6-dev", "linux-libc-dev"), {"tcc": "usr/bin/tcc"}, TCC_ARGUMENTS),
+    "curl": Bundle(("curl",), {"curl": "usr/bin/curl"}),
     "chromium": Bundle(CHROMIUM_PACKAGES, {"chromium": "usr/lib/chromium/chromium"}, environment=CHROMIUM_ENVIRONMENT),
 }
 BUNDLE_OF = {program: name for name, bundle in BUNDLES.items() for program in bundle.programs}

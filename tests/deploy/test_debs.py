@@ -276,7 +276,7 @@ def test_an_unknown_machine_or_system_is_not_debian_12(monkeypatch: pytest.Monke
 
 
 def test_an_unknown_program_is_told_which_are_known(home: Path) -> None:
-    with pytest.raises(debs.DebsError, match=r"no program 'postgres' here, only chromium, haproxy, nginx, .*redis-server"):
+    with pytest.raises(debs.DebsError, match=r"no program 'postgres' here, only chromium, curl, haproxy, nginx, .*redis-server"):
         debs.provide(["postgres"], home)
 
 
@@ -325,7 +325,17 @@ HELLO = '#include <stdio.h>\n#include <sys/epoll.h>\nint main(void) { printf("%d
 @pytest.mark.timeout(180)
 def test_the_locked_programs_start(tmp_path: Path) -> None:
     """From the real mirror, through the command that fixtures call too."""
-    names = ["nginx", "haproxy", "redis-server", "redis-cli", "prometheus", "promtool", "chromium", "tcc"]  # tcc, last, is started below
+    names = [
+        "nginx",
+        "haproxy",
+        "redis-server",
+        "redis-cli",
+        "prometheus",
+        "promtool",
+        "curl",
+        "chromium",
+        "tcc",
+    ]  # tcc, last, is started below
     command = [sys.executable, ROOT / "deploy" / "dev.py", "fetch", *names]
     paths = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = {}

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +20,6 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 20.0  # seconds
 FLAGS = (
     "--headless=new",
@@ -41,12 +39,6 @@ FLAGS = (
 
 class PageError(Exception):
     """What a script in a page has thrown."""
-
-
-def fetch_chromium() -> Path:
-    """Where it is, after it was fetched if need be."""
-    command = [sys.executable, REPOSITORY / "deploy" / "dev.py", "fetch", "chromium"]
-    return Path(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.interop.chromium import DevTools, Tab, chromium, devtools, fetch_chromium
+from tests.interop.chromium import DevTools, Tab, chromium, devtools
 from tests.support.backends import echo_backend
 from tests.support.gate import Running, running
+from tests.support.provided import provided
 from tests.support.tls import LISTENING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.timeout(120)  # the first time it is fetched
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[str]:
-    with chromium(fetch_chromium()) as address:
+    with chromium(provided("chromium")) as address:
         yield address
 
 
