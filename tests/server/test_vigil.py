@@ -14,7 +14,7 @@ import pytest
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TICK, TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
-from proxy.server.vigil import JITTER, LOOKS, MOST_STEPS, Patience, Rounds, Vigil
+from proxy.server.vigil import JITTER, LOOKS, Patience, Rounds, Vigil
 from proxy.wire.frames import FrameWalker, build_close
 from tests.server.test_timing_wheel import Clock
 from tests.wire.streams import encode
@@ -199,6 +199,14 @@ async def test_whatever_comes_answers_a_ping(sign: tuple[int, bytes, int | None]
     scene.client_says(*sign)
     again = scene.until_asked()
     assert asked + TIMEOUT - 1.0 + INTERVAL - TICK <= again
+
+
+async def test_every_byte_of_a_long_frame_is_life(scene: Scene) -> None:
+    scene.client_says(BINARY, bytes(1000), 8)
+    for _ in range(20):
+        scene.advance(20.0)
+        scene.tunnel.client.data_received(b"1")
+    assert not scene.pings()
 
 
 async def test_what_the_backend_says_is_no_life_of_the_client(scene: Scene) -> None:
@@ -477,6 +485,10 @@ async def test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_i
     scene.client_says(CLOSE, build_close(1000)[2:])
     assert not scene.open
     assert len(scene.rounds) == 0
+    before = len(scene.wheel)
+    scene.tunnel.upstream.pause_writing()
+    scene.tunnel.upstream.resume_writing()
+    assert len(scene.wheel) == before
     scene.upstream_says(CLOSE, build_close(1000)[2:])
     scene.advance(LOOK)
     assert len(scene.wheel) == 0
@@ -509,7 +521,7 @@ async def test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_per
         vigils = [Vigil(scene.tunnel, scene.rounds) for _ in range(1000)]
         for one in vigils:
             one.begin()
-        scene.advance(LOOK + MOST_STEPS * TICK)
+        scene.advance(LOOK + 2 * TICK)
         assert {one for _, one in looks} == set(vigils)
         assert max(Counter(when for when, _ in looks).values()) < 100
         for one in vigils:
@@ -517,6 +529,24 @@ async def test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_per
             assert all(later - sooner >= LOOK - TICK for sooner, later in pairwise(times))
             one.end()
         assert len(scene.rounds) == 0
+
+
+@pytest.mark.parametrize("asleep", [25.0, 500.0])
+async def test_while_we_sleep_nobody_is_silent_slow_or_idle(asleep: float) -> None:
+    """A virtual machine that was moved, a process that was stopped: what the clients sent is unread when the clock jumps."""
+    async with watched(Patience(idle_timeout=120.0)) as scene:
+        scene.until_asked()
+        scene.upstream.backlog = 5
+        scene.advance(10.0)
+        scene.clock.now += asleep
+        scene.advance(1.0)
+        assert scene.open
+        scene.client_says(PONG, scene.pings()[-1])
+        scene.upstream.backlog = 0
+        scene.advance(10.0)
+        assert scene.open
+        scene.until_asked()
+        assert scene.until_ended()[1] == POLICY
 
 
 async def test_a_look_that_fails_is_no_end_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
