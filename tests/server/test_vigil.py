@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TICK, TimingWheel
@@ -574,3 +577,59 @@ async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene)
     tunnel.begin(b"", encode(CLOSE, b"", None))
     assert len(scene.rounds) == 0
     tunnel.drain(GOING_AWAY, "")
+
+
+# --- any story ------------------------------------------------------------------------------------------------------------------
+
+ACTIONS = ("nothing", "client text", "client ping", "client part", "upstream text", "upstream ping", "upstream part")
+
+
+@given(
+    story=st.lists(st.tuples(st.floats(0.0, 60.0), st.sampled_from(ACTIONS)), max_size=40),
+    delay=st.floats(0.0, TIMEOUT - 3.0),
+    only_the_latest=st.booleans(),
+)
+@settings(deadline=None)
+def test_a_client_that_answers_pings_in_time_is_never_closed_and_the_backend_gets_its_own_pongs_only(
+    story: list[tuple[float, str]], delay: float, only_the_latest: bool
+) -> None:
+    async def tell() -> None:
+        async with watched(Patience()) as scene:
+            await play(scene, story, delay, only_the_latest=only_the_latest)
+
+    asyncio.run(tell())
+
+
+async def play(scene: Scene, story: list[tuple[float, str]], delay: float, *, only_the_latest: bool) -> None:
+    """The client answers what it was asked `delay` seconds after the first of the pings that wait, all of them or the latest."""
+    asked: list[bytes] = []
+    answer_at = inf
+    theirs: list[bytes] = []
+    for number, (seconds, action) in enumerate(story):
+        end = scene.now + seconds
+        while scene.now < end:
+            if asked and scene.now >= answer_at:
+                for payload in asked[-1:] if only_the_latest else asked:
+                    scene.client_says(PONG, payload)
+                asked, answer_at = [], inf
+            scene.advance(1.0)
+            for one in scene.client.written:
+                if one[0] == PING:
+                    asked.append(one[2:])
+                    answer_at = min(answer_at, scene.now + delay)
+            scene.client.written.clear()
+        who, _, what = action.partition(" ")
+        says = scene.client_says if who == "client" else scene.upstream_says
+        if what == "ping":
+            theirs.append(b"theirs %d" % number)
+            says(PING, theirs[-1])
+        elif what == "part":
+            says(BINARY, bytes(300), 100)
+            half = scene.tunnel.client if who == "client" else scene.tunnel.upstream
+            half.data_received(encode(BINARY, bytes(300), MASK if who == "client" else None)[100:])
+        elif what:
+            says(TEXT, b"hi")
+    assert scene.open, scene.ends
+    for one in scene.upstream.written:
+        if one[0] == PONG:
+            assert bytes(a ^ b for a, b in zip(one[6:], MASK * 30, strict=False)) in theirs
