@@ -589,7 +589,7 @@ ACTIONS = ("nothing", "client text", "client ping", "client part", "upstream tex
     delay=st.floats(0.0, TIMEOUT - 3.0),
     only_the_latest=st.booleans(),
 )
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_a_client_that_answers_pings_in_time_is_never_closed_and_the_backend_gets_its_own_pongs_only(
     story: list[tuple[float, str]], delay: float, only_the_latest: bool
 ) -> None:
