@@ -68,7 +68,7 @@ class Gate:
         self._wheel = TimingWheel(self._loop)
         self._store = MemoryStore()
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._loop)
+        self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.totals = _zeroed_totals(config)
         self.live = Live(self.totals, self._store, log)
@@ -110,10 +110,12 @@ class Gate:
             refuse_with=config.refuse_with,
             totals=self.totals,
             live=self.live,
+            loop=self._loop,
+            wheel=self._wheel,
             lingering=self._lingering,
             capacity=capacity,
             log=self._log,
-            dialer=Dialer(config.upstreams.values(), self._keepalive),
+            dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
             surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
             buffer=tunnel.buffer,
             scheme=scheme,
@@ -125,6 +127,7 @@ class Gate:
             identifier,
             capacity,
             self.connections,
+            self._wheel,
             limits.head_size,
             limits.head_timeout,
         )
@@ -265,6 +268,7 @@ class Gate:
         await self._passthrough.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._wheel.stop()
         self._log.flush()
         if self._admin is not None:
             await self._admin.cleanup()
@@ -286,7 +290,7 @@ def _zeroed_totals(config: Config) -> Totals:
         | {rule.close_code for rule in config.rules}
     )
     for rule in config.rules:
-        if rule.quantity not in FRAME_QUANTITIES:
+        if rule.quantity not in FRAME_QUANTITIES or rule.penalty:
             totals.refusals[rule.name, rule.mode.value] = 0
     for result in Result:
         if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
@@ -298,8 +302,8 @@ def _zeroed_totals(config: Config) -> Totals:
 
 def _breaches(meters: MeterRules) -> Breaches:
     for one in meters.frame_rules:
-        yield one.rule.name, "drop", one.rule.mode.value, one.drops
-        yield one.rule.name, "close", one.rule.mode.value, one.closes
+        for action, frames in one.totals():
+            yield one.rule.name, action, one.rule.mode.value, frames
 
 
 def run(config: Config) -> int:

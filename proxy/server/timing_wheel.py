@@ -27,16 +27,22 @@ class Deadline:
         self._slot: dict[Deadline, None] | None = slot
 
     def cancel(self) -> None:
-        """Forget the call. Does nothing when it was made or cancelled before."""
+        """Forget the call, and with it whatever it would have been made on. Does nothing when it was made or cancelled before."""
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
+            self._callback = _nothing
 
     def fire(self) -> None:
         """Make the call, unless it was cancelled meanwhile."""
         if self._slot is not None:
             self._slot = None
-            self._callback()
+            callback, self._callback = self._callback, _nothing
+            callback()
+
+
+def _nothing() -> None:
+    """What a deadline calls that is over."""
 
 
 class TimingWheel:

@@ -20,10 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from math import ceil
 from typing import Final, Protocol
 
 from proxy.policy.admission import Excess
-from proxy.policy.meter import Meter
+from proxy.policy.meter import Meter, Meters
 from proxy.policy.notices import Notices
 from proxy.policy.rules import Quantity
 from proxy.server.linger import Lingering
@@ -165,7 +166,7 @@ class Tunnel:
         "_timer",
         "client",
         "connection",
-        "meter",
+        "meters",
         "phase",
         "upstream",
         "vigil",
@@ -178,11 +179,11 @@ class Tunnel:
         upstream: tuple[asyncio.Transport, FrameWalker],
         *,
         connection: str,
-        meter: Meter | None,
+        meters: Meters | None,
         surroundings: Surroundings,
     ) -> None:
         self.connection = connection
-        self.meter = meter
+        self.meters = meters
         self._around = surroundings
         self._loop = asyncio.get_running_loop()
         self._timer: Deadline | None = None
@@ -244,8 +245,8 @@ class Tunnel:
             half.forward(onward[: walker.message_end] + notice + onward[walker.message_end :])
         elif onward:
             half.forward(onward)
-        if half is self.client and self.meter is not None and self.meter.drops:
-            self._notify(self.meter)
+        if (meter := self._meter(half)) is not None and meter.drops:
+            self._notify(meter)
         self._halt(half, walker.halt)
         if peer.farewell is None and (half is self.client or self._notice is None):
             walker.unwatch()
@@ -261,7 +262,7 @@ class Tunnel:
         elif halt is Verdict.HOLD:
             self._hold(half)
         else:
-            self._breach()
+            self._breach(half)
 
     def _close_received(self, half: Half, frame: CloseFrame) -> None:
         half.heard = True
@@ -279,10 +280,17 @@ class Tunnel:
         else:
             self._close(CloseCode.INTERNAL_ERROR, build_close(CloseCode.INTERNAL_ERROR, "bad frame from the server"), error.close_code)
 
-    def _breach(self) -> None:
+    def _meter(self, half: Half) -> Meter | None:
+        """What the frames from this side are charged to."""
+        if self.meters is None:
+            return None
+        return self.meters.inward if half is self.client else self.meters.outward
+
+    def _breach(self, half: Half) -> None:
         """The meter said CLOSE, and why."""
-        assert self.meter is not None and self.meter.closing is not None
-        excess = self.meter.closing
+        meter = self._meter(half)
+        assert meter is not None and meter.closing is not None
+        excess = meter.closing
         rule = excess.rule
         error = build_frame(Opcode.TEXT, excess.error_message(self.connection))
         close = build_close(rule.close_code, excess.close_reason(self.connection))
@@ -291,16 +299,19 @@ class Tunnel:
 
     def _hold(self, half: Half) -> None:
         """The frame waits, and all behind it, until the meter can tell more."""
-        assert self.meter is not None
+        meter = self._meter(half)
+        assert meter is not None
         half.pause()
-        self._loop.call_at(self._loop.time() + max(0.0, self.meter.hold_until - time.monotonic()), self._ask_again, half)
+        # Whole milliseconds, rounded up: an event loop's timers know no others, and one that fires early asks for nothing.
+        wait = ceil(max(0.0, meter.hold_until - time.monotonic()) * 1000) / 1000
+        self._loop.call_later(wait, self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
         if half.left or half.heard:
             return
         half.walker.resume()
-        half.resume()
         half.data_received(b"")
+        half.resume()  # only now: where the next frame is held at once, the transport has never begun to read
 
     def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
         """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""

@@ -1605,6 +1605,13 @@ FRONT = (
         "users = {(held.principal.ip, str(id(held))): held.principal.address for held in self.held.values()}",
         ("tests/server/test_live.py::test_one_user_with_many_connections_is_no_crowd",),
     ),
+    Mutant(
+        "dead_tunnels_left_to_the_collector",
+        LIVE,
+        "del half.tunnel, half.peer",
+        "pass",
+        ("tests/server/test_live.py::test_a_tunnel_that_is_over_leaves_memory_without_the_collector",),
+    ),
     # the end
     Mutant(
         "all_sent_away_at_once",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.meter import Meter
+from proxy.policy.meter import Meter, Meters
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
@@ -645,7 +645,7 @@ class Patient(Meter):
     """Holds every message until the test lets go: a judge such as a later `delay`."""
 
     def __init__(self) -> None:
-        super().__init__([], [])
+        super().__init__([])
         self.held = True
         self.asked = 0
 
@@ -683,15 +683,15 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
     meter, witness = Patient(), Witness()
-    lingering = Lingering(asyncio.get_running_loop())
     wheel = TimingWheel(asyncio.get_running_loop())
+    lingering = Lingering(wheel)
     near_client, client = await connected()
     near_upstream, backend = await connected()
     tunnel = Tunnel(
         (near_client, FrameWalker(masked=True, judge=meter.charge)),
         (near_upstream, FrameWalker(masked=False)),
         connection="test",
-        meter=meter,
+        meters=Meters(meter, None),
         surroundings=Surroundings(lingering, witness, wheel, Rounds(wheel, Patience())),
     )
     tunnel.begin(b"", b"")

@@ -83,14 +83,14 @@ class Scene:
         self.clock = Clock()
         self.wheel = TimingWheel(self.clock)
         self.rounds = Rounds(self.wheel, patience)
-        self.lingering = Lingering(asyncio.get_running_loop())
+        self.lingering = Lingering(self.wheel)
         self.client, self.upstream = Wire(), Wire()
         self.ends: list[tuple[float, int, Initiator]] = []
         self.tunnel = Tunnel(
             (self.client, FrameWalker(masked=True)),
             (self.upstream, FrameWalker(masked=False)),
             connection="test",
-            meter=None,
+            meters=None,
             surroundings=Surroundings(self.lingering, self, self.wheel, self.rounds),
         )
         self.began = self.clock.now
@@ -571,7 +571,7 @@ async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene)
         (Wire(), FrameWalker(masked=True)),
         (Wire(), FrameWalker(masked=False)),
         connection="test",
-        meter=None,
+        meters=None,
         surroundings=Surroundings(scene.lingering, scene, scene.wheel, scene.rounds),
     )
     tunnel.begin(b"", encode(CLOSE, b"", None))
