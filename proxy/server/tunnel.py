@@ -133,7 +133,8 @@ class Half(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.writable = False
         self.peer.pause()
-        self.tunnel.vigil.buffer_full()
+        if self.tunnel.phase is Phase.OPEN:
+            self.tunnel.vigil.buffer_full()
 
     def resume_writing(self) -> None:
         self.writable = True

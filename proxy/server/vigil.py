@@ -22,6 +22,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,7 @@ LOOKS: Final = 4  # in the shortest time that is watched
 MOST_STEPS: Final = 61  # of a period: so many parts of all tunnels are looked at one after the other
 SOON: Final = 0.05  # seconds from a full buffer to the look that counts from it
 SLACK: Final = 0.001  # seconds; what is due within it is due
+STALL: Final = 1.0  # seconds by which a step must be late to show that the whole process stood still
 JITTER: Final = 0.1  # of a lifetime, either way: tunnels that opened together do not end together
 
 
@@ -113,12 +115,21 @@ class Rounds:
         return self._steps[hash(vigil) % len(self._steps)]
 
     def _turn(self) -> None:
+        assert self._deadline is not None
+        now, due = self.wheel.time(), self._deadline.due
+        late = now - due
+        if late > STALL:
+            for vigil in self._all():
+                vigil.excuse(late)
         step = self._steps[self._next]
         self._next = (self._next + 1) % len(self._steps)
-        due = max(self.wheel.time(), self._deadline.due + self._pause) if self._deadline else 0.0  # no tick is lost from step to step
-        self._deadline = self.wheel.call_at(due, self._turn) if any(self._steps) else None
+        again = max(now, due + self._pause)  # no tick is lost from step to step
+        self._deadline = self.wheel.call_at(again, self._turn) if any(self._steps) else None
         for vigil in list(step):
             vigil.look()
+
+    def _all(self) -> Iterator[Vigil]:
+        return chain.from_iterable(self._steps)
 
     def __len__(self) -> int:
         return sum(map(len, self._steps))
@@ -147,8 +158,8 @@ class Vigil:
         self._rounds = rounds
         self._deadline: Deadline | None = None  # a look between those of the rounds
         now = rounds.wheel.time()
-        lifetime = rounds.patience.max_lifetime * random.uniform(1 - JITTER, 1 + JITTER)
-        self._latest = now + lifetime if lifetime else inf  # when the lifetime is over
+        lifetime = rounds.patience.max_lifetime
+        self._latest = now + lifetime * random.uniform(1 - JITTER, 1 + JITTER) if lifetime else inf  # when the lifetime is over
         self._heard = now  # when the client was last known to be there
         self._asked = inf  # when it was asked whether it is; inf: not since it was heard
         # When data last came, of either side; inf: nobody wants to know.
@@ -173,6 +184,15 @@ class Vigil:
         if self._deadline is None or self._deadline.due > soon:
             self._forget()
             self._deadline = self._rounds.wheel.call_at(soon, self.look)
+
+    def excuse(self, seconds: float) -> None:
+        """We slept so long, and could hear nobody: what came meanwhile is still to be read."""
+        self._heard += seconds
+        self._asked += seconds
+        self._last_data += seconds
+        for backlog in (self._client_backlog, self._upstream_backlog):
+            if backlog is not None:
+                backlog.since += seconds
 
     def look(self) -> None:
         """End the tunnel if something is overdue, ask the client if it is silent, and look again when the next thing can be due."""

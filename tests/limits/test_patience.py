@@ -10,8 +10,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.support.backends import waiting_backend
+from tests.support.gate import running, upstreams
 from tests.support.pair import Pair, pair
-from tests.support.raw import RawStream
+from tests.support.raw import RawStream, raw_client, upgrade_head
+from tests.support.tls import LISTENING, TRUSTING, backend_tls, client_tls
 from tests.support.waiting import until
 from tests.wire.streams import encode
 
@@ -204,6 +207,39 @@ async def test_when_the_kernel_gives_up_first_the_log_tells() -> None:
         assert dict(one.run.gate.totals.closes) == {("1006", "client"): 1}
         line = json.loads(one.run.log.getvalue().splitlines()[-1])
         assert (line["event"], line["why"]) == ("connection ended", "user_timeout")
+
+
+@asynccontextmanager
+async def pair_over_tls(yaml: str, receive_buffer: int | None = None) -> AsyncIterator[Pair]:
+    """As `pair`, with TLS on both sides."""
+    async with (
+        waiting_backend(tls=backend_tls()) as (url, arrived),
+        running(upstreams(url, tls=TRUSTING) + LISTENING + yaml) as run,
+        raw_client(run.port, tls=client_tls(), receive_buffer=receive_buffer) as client,
+    ):
+        await client.send(upgrade_head("/"))
+        backend = await asyncio.wait_for(arrived.get(), 5)
+        await backend.accept()
+        yield Pair(client, backend, run, await client.head())
+        client.reset()
+        backend.writer.close()
+
+
+async def test_over_tls_a_client_that_answers_lives_and_one_that_does_not_is_closed() -> None:
+    async with pair_over_tls(SEAT + SHORT) as one:
+        for _ in range(3):
+            await one.client.send(ours(PONG, await ping(one.client)))
+        await ping(one.client)
+        assert await close_of(one.client) == (1008, b"ping_timeout")
+        assert await close_of(one.backend) == (1001, b"")
+        await ended(one, 1008, "ping_timeout")
+
+
+async def test_over_tls_a_client_that_never_reads_is_closed() -> None:
+    async with pair_over_tls(SEAT + SLOW, receive_buffer=4096) as one:
+        one.client.writer.transport.pause_reading()
+        async with flooding(one.backend, BIG):
+            await ended(one, 1008, "slow_reader")
 
 
 # --- idle and old tunnels -------------------------------------------------------------------------------------------------------

@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TICK, TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
-from proxy.server.vigil import JITTER, LOOKS, MOST_STEPS, Patience, Rounds, Vigil
+from proxy.server.vigil import JITTER, LOOKS, Patience, Rounds, Vigil
 from proxy.wire.frames import FrameWalker, build_close
 from tests.server.test_timing_wheel import Clock
 from tests.wire.streams import encode
@@ -199,6 +202,14 @@ async def test_whatever_comes_answers_a_ping(sign: tuple[int, bytes, int | None]
     scene.client_says(*sign)
     again = scene.until_asked()
     assert asked + TIMEOUT - 1.0 + INTERVAL - TICK <= again
+
+
+async def test_every_byte_of_a_long_frame_is_life(scene: Scene) -> None:
+    scene.client_says(BINARY, bytes(1000), 8)
+    for _ in range(20):
+        scene.advance(20.0)
+        scene.tunnel.client.data_received(b"1")
+    assert not scene.pings()
 
 
 async def test_what_the_backend_says_is_no_life_of_the_client(scene: Scene) -> None:
@@ -477,6 +488,10 @@ async def test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_i
     scene.client_says(CLOSE, build_close(1000)[2:])
     assert not scene.open
     assert len(scene.rounds) == 0
+    before = len(scene.wheel)
+    scene.tunnel.upstream.pause_writing()
+    scene.tunnel.upstream.resume_writing()
+    assert len(scene.wheel) == before
     scene.upstream_says(CLOSE, build_close(1000)[2:])
     scene.advance(LOOK)
     assert len(scene.wheel) == 0
@@ -509,7 +524,7 @@ async def test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_per
         vigils = [Vigil(scene.tunnel, scene.rounds) for _ in range(1000)]
         for one in vigils:
             one.begin()
-        scene.advance(LOOK + MOST_STEPS * TICK)
+        scene.advance(LOOK + 2 * TICK)
         assert {one for _, one in looks} == set(vigils)
         assert max(Counter(when for when, _ in looks).values()) < 100
         for one in vigils:
@@ -517,6 +532,24 @@ async def test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_per
             assert all(later - sooner >= LOOK - TICK for sooner, later in pairwise(times))
             one.end()
         assert len(scene.rounds) == 0
+
+
+@pytest.mark.parametrize("asleep", [25.0, 500.0])
+async def test_while_we_sleep_nobody_is_silent_slow_or_idle(asleep: float) -> None:
+    """A virtual machine that was moved, a process that was stopped: what the clients sent is unread when the clock jumps."""
+    async with watched(Patience(idle_timeout=120.0)) as scene:
+        scene.until_asked()
+        scene.upstream.backlog = 5
+        scene.advance(10.0)
+        scene.clock.now += asleep
+        scene.advance(1.0)
+        assert scene.open
+        scene.client_says(PONG, scene.pings()[-1])
+        scene.upstream.backlog = 0
+        scene.advance(10.0)
+        assert scene.open
+        scene.until_asked()
+        assert scene.until_ended()[1] == POLICY
 
 
 async def test_a_look_that_fails_is_no_end_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,3 +577,59 @@ async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene)
     tunnel.begin(b"", encode(CLOSE, b"", None))
     assert len(scene.rounds) == 0
     tunnel.drain(GOING_AWAY, "")
+
+
+# --- any story ------------------------------------------------------------------------------------------------------------------
+
+ACTIONS = ("nothing", "client text", "client ping", "client part", "upstream text", "upstream ping", "upstream part")
+
+
+@given(
+    story=st.lists(st.tuples(st.floats(0.0, 60.0), st.sampled_from(ACTIONS)), max_size=40),
+    delay=st.floats(0.0, TIMEOUT - 3.0),
+    only_the_latest=st.booleans(),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_client_that_answers_pings_in_time_is_never_closed_and_the_backend_gets_its_own_pongs_only(
+    story: list[tuple[float, str]], delay: float, only_the_latest: bool
+) -> None:
+    async def tell() -> None:
+        async with watched(Patience()) as scene:
+            await play(scene, story, delay, only_the_latest=only_the_latest)
+
+    asyncio.run(tell())
+
+
+async def play(scene: Scene, story: list[tuple[float, str]], delay: float, *, only_the_latest: bool) -> None:
+    """The client answers what it was asked `delay` seconds after the first of the pings that wait, all of them or the latest."""
+    asked: list[bytes] = []
+    answer_at = inf
+    theirs: list[bytes] = []
+    for number, (seconds, action) in enumerate(story):
+        end = scene.now + seconds
+        while scene.now < end:
+            if asked and scene.now >= answer_at:
+                for payload in asked[-1:] if only_the_latest else asked:
+                    scene.client_says(PONG, payload)
+                asked, answer_at = [], inf
+            scene.advance(1.0)
+            for one in scene.client.written:
+                if one[0] == PING:
+                    asked.append(one[2:])
+                    answer_at = min(answer_at, scene.now + delay)
+            scene.client.written.clear()
+        who, _, what = action.partition(" ")
+        says = scene.client_says if who == "client" else scene.upstream_says
+        if what == "ping":
+            theirs.append(b"theirs %d" % number)
+            says(PING, theirs[-1])
+        elif what == "part":
+            says(BINARY, bytes(300), 100)
+            half = scene.tunnel.client if who == "client" else scene.tunnel.upstream
+            half.data_received(encode(BINARY, bytes(300), MASK if who == "client" else None)[100:])
+        elif what:
+            says(TEXT, b"hi")
+    assert scene.open, scene.ends
+    for one in scene.upstream.written:
+        if one[0] == PONG:
+            assert bytes(a ^ b for a, b in zip(one[6:], MASK * 30, strict=False)) in theirs

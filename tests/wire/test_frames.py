@@ -1027,7 +1027,9 @@ class TestOwnPong:
     def test_a_frame_of_ours_may_stand_where_it_stood(self) -> None:
         walker = expecting()
         walker.watch()
-        assert walker.receive_data(text(True) + OUR_PONG + text(True)[:-1], 0.0) == text(True) + text(True)[:-1]
+        assert walker.receive_data(text(True) + OUR_PONG, 0.0) == text(True)
+        assert (walker.frame_end, walker.message_end) == (8, 8)
+        assert walker.receive_data(OUR_PONG + text(True) + OUR_PONG + text(True)[:-1], 0.0) == text(True) + text(True)[:-1]
         assert (walker.frame_end, walker.message_end) == (8, 8)
         assert walker.in_frame
         walker.receive_data(text(True)[-1:], 0.0)
