@@ -241,8 +241,7 @@ class Meter:
             bucket.spend(ONE, now)
         for bucket in self._bytes:
             bucket.spend(length, now)
-        self._passed(opcode, length, now)
-        return _PASS
+        return self._passed(opcode, length, size, fragments, now)
 
     def _judge(self, opcode: int, length: int, now: float) -> Verdict:
         """Some rule seems to be broken: ask all of them, and find which one acts."""
@@ -317,14 +316,15 @@ class Meter:
             bucket = account.bucket
             if bucket is not None and (cost := account.frame_rule.cost(opcode, length)):
                 bucket.spend_due(cost, then if bucket in waited else now)
-        self._passed(opcode, length, now)
-        return _PASS
+        return self._passed(opcode, length, *self._grown(opcode, length), now)
 
-    def _passed(self, opcode: int, length: int, now: float) -> None:
+    def _passed(self, opcode: int, length: int, size: int, fragments: int, now: float) -> Verdict:
         if self._shadows:
             self._charge_shadows(opcode, length, now)
         if opcode <= _LAST_DATA:
-            self._message_size, self._fragments = self._grown(opcode, length)
+            self._message_size = size
+            self._fragments = fragments
+        return _PASS
 
     def _charge_shadows(self, opcode: int, length: int, now: float) -> None:
         """Count what would have happened to this frame, which passes."""

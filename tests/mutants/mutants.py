@@ -520,6 +520,7 @@ COMPRESSION = (
 )
 
 BUCKET = "proxy/ledger/token_bucket.py"
+PENALTIES = "proxy/ledger/penalties.py"
 MEMORY_STORE = "proxy/ledger/memory_store.py"
 ADMISSION = "proxy/policy/admission.py"
 METER = "proxy/policy/meter.py"
@@ -528,7 +529,25 @@ IDENTITY = "proxy/policy/identity.py"
 ROUTES = "proxy/policy/routes.py"
 RULES = "proxy/policy/rules.py"
 
+LINE = ("tests/ledger/test_token_bucket.py::TestLine",)
+PENALTY = ("tests/ledger/test_penalties.py",)
+
 LEDGER = (
+    Mutant("penalty_made_shorter_by_the_next", PENALTIES, "end if known is None else max(known, end)", "end", PENALTY),
+    Mutant("penalty_not_made_longer", PENALTIES, "else max(known, end)", "else known", PENALTY),
+    Mutant("penalties_unbounded", PENALTIES, "if len(self._line) > self._most:", "if False:", PENALTY),
+    Mutant("penalty_made_longer_is_forgotten", PENALTIES, "            if end > now:\n", "            if False:\n", PENALTY),
+    Mutant("penalties_never_forgotten", PENALTIES, "line[0][0] <= now:", "line[0][0] <= 0:", PENALTY),
+    Mutant(
+        "penalty_takes_a_place_each_time", PENALTIES, "if known is not None:\n            return", "if False:\n            return", PENALTY
+    ),
+    Mutant(
+        "penalty_claims_always_granted",
+        MEMORY_STORE,
+        "                if retry_after:\n",
+        "                if False:\n",
+        ("tests/ledger/test_memory_store.py::TestPenalties",),
+    ),
     Mutant(
         "bucket_born_empty", BUCKET, "self.level = self.burst", "self.level = 0.0", ("tests/ledger/test_token_bucket.py::TestAtOneInstant",)
     ),
@@ -542,8 +561,8 @@ LEDGER = (
     Mutant(
         "bucket_refuses_what_is_exactly_enough",
         BUCKET,
-        "return level >= cost",
-        "return level > cost",
+        "return level - self.owed >= cost",
+        "return level - self.owed > cost",
         ("tests/ledger/test_token_bucket.py::TestAtOneInstant",),
     ),
     Mutant(
@@ -584,8 +603,8 @@ LEDGER = (
     Mutant(
         "bucket_rate_of_0_divides_by_zero",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:",
-        "if cost > self.burst + 1:",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
+        "if cost > self.burst + 1:\n            return inf\n        return",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
@@ -598,16 +617,30 @@ LEDGER = (
     Mutant(
         "bucket_waits_for_a_cost_above_its_burst",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:",
-        "if self.rate <= 0:",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
+        "if self.rate <= 0:\n            return inf\n        return",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
         "bucket_wait_from_the_last_spending",
         BUCKET,
-        "return (cost - self.pending) / self.rate",
-        "return (cost - self.level) / self.rate",
+        "return (cost + self.owed - self.pending) / self.rate",
+        "return (cost + self.owed - self.level) / self.rate",
         ("tests/ledger/test_token_bucket.py::TestWait",),
+    ),
+    Mutant("line_overtaken_by_who_comes_later", BUCKET, "return level - self.owed >= cost", "return level >= cost", LINE),
+    Mutant("line_in_the_order_of_coming", BUCKET, "insort(self.line, (ticket, cost))", "self.line.append((ticket, cost))", LINE),
+    Mutant("line_of_which_each_thinks_to_be_first", BUCKET, "else self._ahead(ticket))", "else 0.0)", LINE),
+    Mutant("line_of_which_each_thinks_to_be_last", BUCKET, "self.owed if ticket is None else", "self.owed if True else", LINE),
+    Mutant("line_due_now_where_it_was_due_before", BUCKET, "return min(now, self.stamp +", "return max(now, self.stamp +", LINE),
+    Mutant("line_owes_to_who_has_left", BUCKET, "        self.owed = self.owed - cost if line else 0.0\n", "", LINE),
+    Mutant("line_owes_what_rounding_left", BUCKET, "self.owed - cost if line else 0.0", "self.owed - cost", LINE),
+    Mutant(
+        "line_of_a_rate_of_0_divides_by_zero",
+        BUCKET,
+        "or self.rate <= 0:\n            return inf\n        need",
+        ":\n            return inf\n        need",
+        LINE,
     ),
     Mutant(
         "bucket_full_too_early",
@@ -839,99 +872,197 @@ ADMISSION_RULES = (
     ),
 )
 
+TOGETHER = ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",)
+RATES = ("tests/policy/test_meter.py::TestRates",)
+SIZES = ("tests/policy/test_meter.py::TestSizes",)
+BYTES = ("tests/policy/test_meter.py::TestBytes",)
+FRAGMENT_COUNTS = ("tests/policy/test_meter.py::TestFragments",)
+DELAY = ("tests/policy/test_meter.py::TestDelay",)
+SEVERITY = ("tests/policy/test_meter.py::TestSeverity",)
+SHADOW = ("tests/policy/test_meter.py::TestShadow",)
+CLOSE_AFTER = ("tests/policy/test_meter.py::TestCloseAfter",)
+PENALIZED = ("tests/policy/test_meter.py::TestPenalty",)
+
 METERS = (
     Mutant(
         "meter_charges_the_first_rule_alone",
         METER,
-        "        for account in accounts:\n            account.bucket.spend(MESSAGE, now)\n        self._message_size",
-        "        for account in accounts[:1]:\n            account.bucket.spend(MESSAGE, now)\n        self._message_size",
-        ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",),
+        "        for bucket in buckets:\n            bucket.level = bucket.pending - ONE",
+        "        for bucket in buckets[:1]:\n            bucket.level = bucket.pending - ONE",
+        TOGETHER,
+    ),
+    Mutant("meter_charges_one_by_one", METER, "bucket.pending = level\n", "bucket.pending = bucket.level = level - ONE\n", TOGETHER),
+    Mutant("meter_plain_path_above_the_burst", METER, "if level > bucket.burst:", "if False:", RATES),
+    Mutant(
+        "meter_plain_path_refuses_the_last_token",
+        METER,
+        "if level < ONE or",
+        "if level <= ONE or",
+        (*RATES, "tests/policy/test_meter_model.py"),
     ),
     Mutant(
-        "meter_charges_one_by_one",
+        "meter_plain_path_believes_a_clock_that_steps_back",
         METER,
-        "            if not account.bucket.would_pass(MESSAGE, now):\n                return",
-        "            if not account.bucket.take(MESSAGE, now):\n                return",
-        ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",),
+        "or elapsed < 0.0:",
+        "or False:",
+        ("tests/policy/test_meter.py::TestPlainPath",),
     ),
     Mutant(
-        "meter_only_text_counted",
+        "meter_plain_path_for_shadows_too",
         METER,
-        "if opcode > Opcode.BINARY:",
-        "if opcode > Opcode.TEXT:",
-        ("tests/policy/test_meter.py::TestRates::test_mistake_only_text_is_counted",),
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._bytes or delays)",
+        SHADOW,
     ),
+    Mutant(
+        "meter_plain_path_for_bytes_too",
+        METER,
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._shadows or delays)",
+        BYTES,
+    ),
+    Mutant(
+        "meter_plain_path_for_delays_too",
+        METER,
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._bytes or self._shadows)",
+        DELAY,
+    ),
+    Mutant("meter_bytes_not_asked", METER, "if not bucket.would_pass(length, now):", "if bucket is None:", BYTES),
+    Mutant("meter_only_text_counted", METER, "_LAST_DATA: Final = int(Opcode.BINARY)", "_LAST_DATA: Final = int(Opcode.TEXT)", RATES),
     Mutant(
         "meter_control_frames_charged",
         METER,
-        "if opcode > Opcode.BINARY:",
-        "if opcode > Opcode.PONG:",
-        ("tests/policy/test_meter.py::TestRates::test_control_frames_cost_nothing",),
+        "ones = self._controls if opcode > _LAST_DATA else",
+        "ones = self._messages if opcode > _LAST_DATA else",
+        RATES,
     ),
-    Mutant(
-        "meter_continuations_charged",
-        METER,
-        "if opcode == Opcode.CONTINUATION:",
-        "if opcode == Opcode.CONTINUATION and not self._accounts:",
-        ("tests/policy/test_meter.py::TestRates::test_a_message_is_charged_at_its_first_frame_only",),
-    ),
+    Mutant("meter_continuations_charged", METER, "else self._messages if opcode else ()", "else self._messages", RATES),
     Mutant(
         "meter_size_of_the_frame_alone",
         METER,
-        "size = self._message_size + length",
-        "size = length",
-        ("tests/policy/test_meter.py::TestSizes",),
+        "return self._message_size + length, self._fragments + 1",
+        "return length, self._fragments + 1",
+        SIZES,
+    ),
+    Mutant(
+        "meter_fragments_not_counted",
+        METER,
+        "return self._message_size + length, self._fragments + 1",
+        "return self._message_size + length, 1",
+        FRAGMENT_COUNTS,
+    ),
+    Mutant(
+        "meter_control_frames_are_fragments",
+        METER,
+        "        if opcode <= _LAST_DATA:\n            self._message_size",
+        "        if True:\n            self._message_size",
+        (*SIZES, *FRAGMENT_COUNTS),
     ),
     Mutant(
         "meter_size_of_the_last_message_stays",
         METER,
-        "            account.bucket.spend(MESSAGE, now)\n        self._message_size = length",
-        "            account.bucket.spend(MESSAGE, now)\n        self._message_size += length",
-        ("tests/policy/test_meter.py::TestSizes",),
-    ),
-    Mutant(
-        "meter_size_off_by_one",
-        METER,
-        "if length > self._max_size:",
-        "if length >= self._max_size and self._accounts == ():",
-        ("tests/policy/test_meter.py::test_any_stream_agrees_with_a_slow_model",),
+        "        self._message_size = length\n        self._fragments = 1\n",
+        "        self._message_size += length\n        self._fragments = 1\n",
+        SIZES,
     ),
     Mutant(
         "meter_size_limit_itself_is_too_large",
         METER,
-        "if length > one.rule.limit and not one.rule.shadow",
-        "if length >= one.rule.limit and not one.rule.shadow",
-        ("tests/policy/test_meter.py::TestSizes::test_of_several_limits_the_smallest_that_acts_counts",),
+        "if length > self._max_size:",
+        "if length >= self._max_size and self._judge(opcode, length + 1, now):",
+        SIZES,
     ),
     Mutant(
-        "meter_continuation_dropped",
+        "meter_rule_broken_by_what_it_allows",
         METER,
-        "                return self._close(one, Excess(one.rule, None))",
-        "                return Verdict.DROP",
-        ("tests/policy/test_meter.py::TestSizes",),
+        "else fragments) > rule.limit",
+        "else fragments) >= rule.limit",
+        (*SIZES, *FRAGMENT_COUNTS),
     ),
+    Mutant("meter_continuation_dropped", METER, "or opcode == _CONTINUATION or not (", "or not (", SIZES),
+    Mutant("meter_drop_beats_close", METER, "_DROP: 2, _CLOSE: 3}", "_DROP: 3, _CLOSE: 2}", SEVERITY),
+    Mutant("meter_delay_beats_drop", METER, "_HOLD: 1, _DROP: 2,", "_HOLD: 2, _DROP: 1,", DELAY),
     Mutant(
-        "meter_drop_beats_close",
+        "meter_last_rule_named",
         METER,
-        "one[0].rule.on_excess is not OnExcess.CLOSE",
-        "one[0].rule.on_excess is OnExcess.CLOSE",
-        ("tests/policy/test_meter.py::TestSeverity",),
+        "if _SEVERITY[verdict] > _SEVERITY[worst]:",
+        "if _SEVERITY[verdict] >= _SEVERITY[worst] > 0 or _SEVERITY[verdict] > _SEVERITY[worst]:",
+        SEVERITY,
     ),
-    Mutant("meter_last_rule_named", METER, "one[0].order))", "-one[0].order))", ("tests/policy/test_meter.py::TestSeverity",)),
     Mutant(
         "meter_shadow_acts",
         METER,
-        "self._accounts = tuple(one for one in accounts if not one.frame_rule.rule.shadow)",
-        "self._accounts = tuple(accounts)",
-        ("tests/policy/test_meter.py::TestShadow",),
+        "self._enforced = tuple(one for one in accounts if not one.frame_rule.rule.shadow)",
+        "self._enforced = tuple(accounts)",
+        SHADOW,
+    ),
+    Mutant("meter_shadow_size_counts_each_frame", METER, " and before[rule.quantity is Quantity.FRAGMENTS] <= rule.limit", "", SHADOW),
+    Mutant(
+        "meter_shadow_delay_always_a_delay",
+        METER,
+        "_CLOSE if bucket.wait(cost, now) > frame_rule.rule.max_delay else _HOLD",
+        "_HOLD",
+        DELAY,
+    ),
+    Mutant("meter_cost_of_bytes_is_one", METER, "                return length\n", "                return ONE\n", BYTES),
+    Mutant("meter_waits_without_end", METER, "return (_CLOSE if due > latest else _HOLD), due", "return _HOLD, due", DELAY),
+    Mutant(
+        "meter_wait_bounds_the_backlog",
+        METER,
+        "held.since + rule.max_delay + LATE",
+        "held.since",
+        (*DELAY, "tests/policy/test_meter_model.py"),
+    ),
+    Mutant("meter_late_loses", METER, "then if bucket in waited else now", "now", DELAY),
+    Mutant("meter_late_without_bound", METER, "max(now - LATE, *dues)", "max(dues)", (*DELAY, "tests/policy/test_meter_model.py")),
+    Mutant(
+        "meter_delay_counted_at_each_ask",
+        METER,
+        "            named.frame_rule.note(_HOLD)\n",
+        "        named.frame_rule.note(_HOLD)\n",
+        DELAY,
+    ),
+    Mutant("meter_stands_in_every_line", METER, "if cost and bucket.due(cost, now, held.ticket) > now + EARLY:", "if cost:", DELAY),
+    Mutant("meter_a_ghost_in_the_line", METER, "        self._is_released = True\n", "", DELAY),
+    Mutant("meter_who_is_dropped_stays_in_line", METER, "        self._leave_lines()\n        cost = named", "        cost = named", DELAY),
+    Mutant(
+        "meter_who_leaves_stays_in_line",
+        METER,
+        "        self._leave_lines()\n        self._is_released",
+        "        self._is_released",
+        DELAY,
     ),
     Mutant(
-        "meter_shadow_size_spares_the_rates",
+        "meter_tickets_of_its_own",
         METER,
-        "            for account in self._accounts:\n                account.bucket.spend(MESSAGE, now)\n",
-        "",
-        ("tests/policy/test_meter.py::TestShadow",),
+        "self._tickets = count() if tickets is None else tickets",
+        "self._tickets = count()",
+        (*DELAY, "tests/policy/test_meter_model.py"),
     ),
+    Mutant(
+        "meter_drop_garbles_the_next",
+        METER,
+        "or not (self.can_drop or opcode > _LAST_DATA)",
+        "",
+        ("tests/policy/test_meter.py::TestDirection",),
+    ),
+    Mutant("meter_directions_mixed", METER, "if one.rule.direction is Direction.OUT]", "]", ("tests/policy/test_meter.py::TestDirection",)),
+    Mutant(
+        "meter_close_after_one_more",
+        METER,
+        "len(self.breaches) == close_after.breaches and",
+        "len(self.breaches) > close_after.breaches and",
+        CLOSE_AFTER,
+    ),
+    Mutant("meter_close_after_whenever", METER, " and now - self.breaches[0] <= close_after.within", "", CLOSE_AFTER),
+    Mutant("meter_breaches_unbounded", METER, "deque(maxlen=close_after.breaches)", "deque()", CLOSE_AFTER),
+    Mutant("meter_penalty_forgotten", METER, "            store.penalize(", "            (lambda *_: None)(", PENALIZED),
+    Mutant("meter_penalty_not_told", METER, "        if rule.penalty:\n", "        if False:\n", PENALIZED),
+    Mutant(
+        "meter_penalty_of_whoever_has_no_token", ADMISSION, "(Per.IP,) if principal.anonymous else (Per.USER,)", "(Per.USER,)", PENALIZED
+    ),
+    Mutant("meter_penalty_in_shadow", ADMISSION, "rule.penalty > 0 and not rule.shadow", "rule.penalty > 0", PENALIZED),
     Mutant(
         "meter_buckets_leak",
         METER,
@@ -942,8 +1073,8 @@ METERS = (
     Mutant(
         "meter_may_drop_for_a_shadow",
         METER,
-        "one.rule.on_excess is OnExcess.DROP and not one.rule.shadow and",
-        "one.rule.on_excess is OnExcess.DROP and",
+        "rule.on_excess is OnExcess.DROP and not rule.shadow and",
+        "rule.on_excess is OnExcess.DROP and",
         ("tests/policy/test_meter.py::TestMayDrop",),
     ),
     Mutant("notices_for_every_drop", NOTICES, "if now < self._next.get(rule, now):", "if False:", ("tests/policy/test_notices.py",)),
