@@ -277,8 +277,8 @@ WALKER = (
     Mutant(
         "close_payload_not_unmasked",
         FRAMES,
-        "        if self._mask_bit:\n            payload",
-        "        if False:\n            payload",
+        "return mask_payload(payload, data[end - length - MASK_SIZE : end - length]) if self._mask_bit else payload",
+        "return payload",
         CLOSE,
     ),
     Mutant("close_payload_of_one_byte_allowed", FRAMES, "    if len(payload) == 1:\n", "    if len(payload) > 125:\n", FAULTS),
