@@ -169,6 +169,9 @@ class FallbackStore:
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         self._rates.close_bucket(key, bucket)
 
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._rates.penalize(key, seconds, now)
+
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()
 
