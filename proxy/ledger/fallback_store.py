@@ -169,8 +169,15 @@ class FallbackStore:
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         self._rates.close_bucket(key, bucket)
 
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._rates.penalize(key, seconds, now)
+
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()
+
+    def others(self, key: bytes) -> int:
+        """Seats of a key that other instances were last seen to hold; what is not remembered counts as none."""
+        return self._own.others(key)
 
     def sweep(self, now: float) -> None:
         self._rates.sweep(now)

@@ -212,12 +212,16 @@ class OwnSeats:
         if len(others) > MAX_OTHERS:
             others.popitem(last=False)
 
+    def others(self, key: bytes) -> int:
+        """What was noted last."""
+        return self._others.get(key, 0)
+
     def has_room(self, claim: SeatClaim) -> bool:
         """Is the claim, not reserved, within its limit less what others were last seen to hold?"""
         seat = self._seats.get((claim.key, claim.member))
         if claim.member is not None and seat is not None and seat.held:
             return True
-        return self.count(claim) + self._others.get(claim.key, 0) < claim.limit
+        return self.count(claim) + self.others(claim.key) < claim.limit
 
     def count(self, claim: SeatClaim) -> int:
         """What is held here of the claim's key: connections, or distinct members."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.ledger.store import Grant, Store
 from proxy.log import Log
 from proxy.metrics import Totals, Traffic
 from proxy.policy.identity import Principal
-from proxy.policy.meter import release
 from proxy.server.tunnel import Initiator, Tunnel
 
 MIN_CROWD = 20  # users; fewer on one address are no sign of a proxy
 CROWD_SHARE = 0.5  # of all users: more on one address is one
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What a live connection holds, and since when (seconds of the monotonic clock)."""
 
     grant: Grant
@@ -45,11 +44,12 @@ class Live:
         self.totals.connections -= 1
         self.totals.count_close(code, initiator.value)
         self.store.release(held.grant)
-        if tunnel.meter is not None:
-            release(tunnel.meter, self.store)
-        self.log.access(
+        if tunnel.meters is not None:
+            tunnel.meters.release(self.store, time.monotonic())
+        if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
+            return
+        self.log.info(
             "connection ended",
-            group=(held.principal.route, code, initiator.value),
             id=tunnel.connection,
             route=held.principal.route,
             code=code,
@@ -59,11 +59,17 @@ class Live:
             bytes_in=tunnel.client.walker.received_bytes,
             messages_out=tunnel.upstream.walker.messages,
             bytes_out=tunnel.upstream.walker.received_bytes,
+            **({"why": tunnel.why} if tunnel.why else {}),
         )
 
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
         _add_traffic(self.gone, tunnel)
+        # A tunnel and its halves stand in a circle, and so do what they hold: transports, walkers, the meter. It is opened here, or all
+        # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.
+        for half in (tunnel.client, tunnel.upstream):
+            del half.tunnel, half.peer
+        del tunnel.vigil
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""

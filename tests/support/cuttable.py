@@ -18,6 +18,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
+from typing import cast
 
 
 class State(Enum):
@@ -111,8 +112,7 @@ class _End(asyncio.Protocol):
         self._due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def deliver(self, data: bytes | None) -> None:
         """To this end, `delay` seconds from now."""
