@@ -2037,4 +2037,18 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *SHARED, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE, *CHEAP)
+MUTANTS = (
+    *WALKER,
+    *DOOR,
+    *COMPRESSION,
+    *LEDGER,
+    *SHARED,
+    *ADMISSION_RULES,
+    *METERS,
+    *IDENTITIES,
+    *ROUTING,
+    *SERVER,
+    *FRONT,
+    *PATIENCE,
+    *CHEAP,
+)
