@@ -204,9 +204,14 @@ class Keeper:
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
             self._refresh()
-            self.teller.now()
-            await self._beat(own)
-            await self._look()
+            try:
+                self.teller.now()
+                await self._beat(own)
+                await self._look()
+            except StoreDown:
+                if not self._link.is_usable:
+                    raise
+                # one answer that is late is no outage; there are several heartbeats to a ttl
 
     async def _beat(self, own: bytes) -> None:
         asked_at = time.monotonic()
@@ -220,7 +225,7 @@ class Keeper:
             return read_listing(reply)
         except ValueError as error:
             self._events.conflict("")
-            raise StoreDown("its listing of holders is not ours", outcome_known=True) from error
+            raise CommandError("its listing of holders is not ours") from error
 
     def _refresh(self) -> None:
         """A share of the own seats is told again, and their keys are looked at."""
