@@ -49,7 +49,7 @@ class Keeper:
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
-        self.teller.unlisted = self.doubt
+        self.teller.unlisted = self.not_listed
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
         link.up = self._link_up
@@ -96,6 +96,11 @@ class Keeper:
         self._enter(StoreState.DOWN, why)
         self._first.set()
         self._changed.set()
+
+    def not_listed(self, holder: bytes) -> None:
+        """The store does not know this id. If we have another one by now, that is no news."""
+        if holder == self.holders.own:
+            self.doubt()
 
     def doubt(self) -> None:
         """What the store has of us may be anything: nothing is asked until it was told anew."""
