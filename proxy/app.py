@@ -23,14 +23,15 @@ from proxy import __version__
 from proxy.config import Config, StoreSettings
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
 from proxy.ledger.memory_store import MemoryStore
-from proxy.ledger.store import StoreEvents, StoreState
+from proxy.ledger.scoped_store import ScopedStore
+from proxy.ledger.store import Store, StoreEvents, StoreState
 from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
 from proxy.policy.identity import DOCUMENTED_SECRET, Identifier
 from proxy.policy.meter import MeterRules
 from proxy.policy.routes import RouteTable
-from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES
+from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES, Scope
 from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
 from proxy.server.capacity import Bounds, Capacity
@@ -40,10 +41,13 @@ from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
 from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
 from proxy.server.store_watch import StoreWatch, over_limit
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
+from proxy.server.tunnel import Surroundings
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
@@ -73,9 +77,12 @@ class Gate:
         self.totals = _zeroed_totals(config)
         self._watch = StoreWatch(self.totals.store, log)
         self._shared = _shared_store(config.store, self._watch)
-        self._store = MemoryStore() if self._shared is None else self._shared  # an empty one is false
+        self._memory = MemoryStore()
+        own_rules = [rule.name for rule in config.rules if rule.scope is Scope.INSTANCE]
+        self._store: Store = self._memory if self._shared is None else ScopedStore(self._memory, self._shared, own_rules)
+        self._wheel = TimingWheel(self._loop)
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._loop)
+        self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.live = Live(self.totals, self._store, log)
         self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
@@ -101,6 +108,8 @@ class Gate:
         routes = RouteTable(config.routes)
         limits = config.limits
         capacity = Capacity(Bounds(self.max_connections, limits.max_pending, limits.max_pending_per_ip))
+        tunnel = config.tunnel
+        patience = Patience(tunnel.slow_reader, tunnel.ping_interval, tunnel.ping_timeout, tunnel.idle_timeout, tunnel.max_lifetime)
         scheme = b"http" if config.tls is None else b"https"
         self._path = UpgradePath(
             routes=routes,
@@ -114,11 +123,14 @@ class Gate:
             refuse_with=config.refuse_with,
             totals=self.totals,
             live=self.live,
+            loop=self._loop,
+            wheel=self._wheel,
             lingering=self._lingering,
             capacity=capacity,
             log=self._log,
-            dialer=Dialer(config.upstreams.values(), self._keepalive),
-            buffer=config.tunnel.buffer,
+            dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
+            buffer=tunnel.buffer,
             scheme=scheme,
         )
         self._passthrough = Passthrough(self._path, self._keepalive, limits.head_size, limits.head_timeout)
@@ -128,6 +140,7 @@ class Gate:
             identifier,
             capacity,
             self.connections,
+            self._wheel,
             limits.head_size,
             limits.head_timeout,
         )
@@ -238,7 +251,7 @@ class Gate:
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        tables = len(self._store) + len(self._history) + len(self._entrance.capacity)
+        tables = len(self._memory) + (0 if self._shared is None else len(self._shared)) + len(self._history) + len(self._entrance.capacity)
         return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
@@ -283,12 +296,14 @@ class Gate:
 
     async def abort(self) -> None:
         """End what is left at once."""
+        self._wheel.stop()
         self._lingering.abort()
         await self._passthrough.close()
         if self._shared is not None:
             await self._shared.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._wheel.stop()
         self._log.flush()
         if self._admin is not None:
             await self._admin.cleanup()

@@ -34,7 +34,6 @@ from proxy.policy.rules import (
     LISTS_ALLOWED,
     MAX_DELAY,
     RATE_QUANTITIES,
-    SCOPED_QUANTITIES,
     SEAT_QUANTITIES,
     CloseAfter,
     Direction,
@@ -51,8 +50,8 @@ from proxy.policy.rules import (
 from proxy.wire.frames import CloseCode
 
 QUANTITIES: Final = {quantity.value: quantity for quantity in Quantity}
-FRAME_KEYS: Final = ("direction", "max_delay", "close_after", "penalty", "scope")
-KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode", *FRAME_KEYS)
+FRAME_KEYS: Final = ("direction", "max_delay", "close_after", "penalty")
+KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode", *FRAME_KEYS, "scope")
 CLOSE_AFTER_KEYS: Final = ("breaches", "within")
 WHEN_KEYS: Final = ("route", "room", "anonymous", "ip")
 
@@ -175,8 +174,7 @@ class _RuleReader:
         known = None if quantity is None else on_excess
         direction, max_delay = self._direction(quantity), self._max_delay(known)
         close_after, is_close_after_good = self._close_after(known)
-        penalty = self._penalty(known, direction)
-        scope = self._scope(quantity)
+        penalty, scope = self._penalty(known, direction), self._scope(per)
         if per is not None:
             self._check_users(per, quantity, limit, when)
             self._check_rooms(per, when)
@@ -261,14 +259,6 @@ class _RuleReader:
         self._misplaced("direction", f"no direction: only {directed} have one", f"one for {quantity.value}")
         return None
 
-    def _scope(self, quantity: Quantity | None) -> Scope | None:
-        scope = self._reading.optional(self._table, "scope", SCOPE, Scope.CLUSTER)
-        if "scope" not in self._table.entries or quantity is None or quantity in SCOPED_QUANTITIES:
-            return scope
-        scoped = any_of(one.value for one in Quantity if one in SCOPED_QUANTITIES)
-        self._misplaced("scope", f"no scope: only {scoped} have one", f"one for {quantity.value}")
-        return None
-
     def _max_delay(self, on_excess: OnExcess | None) -> float | None:
         seconds = self._reading.optional(self._table, "max_delay", DELAY_TIME, MAX_DELAY)
         if "max_delay" not in self._table.entries or on_excess is None or on_excess is OnExcess.DELAY:
@@ -303,6 +293,13 @@ class _RuleReader:
             self._misplaced("penalty", "no penalty: with direction: out it is the server that sends too much", "one")
             return None
         return seconds
+
+    def _scope(self, per: tuple[Per, ...] | None) -> Scope | None:
+        scope = self._reading.optional(self._table, "scope", SCOPE, Scope.CLUSTER)
+        if "scope" in self._table.entries and per == (Per.CONNECTION,):
+            self._misplaced("scope", "no scope: a connection is on one instance anyway", "one for per: connection")
+            return None
+        return scope
 
     def _close_code(self, quantity: Quantity | None, per: tuple[Per, ...] | None) -> int | None:
         default = int(default_close_code(quantity, per)) if quantity and per else int(CloseCode.LIMIT_EXCEEDED)

@@ -27,7 +27,7 @@ from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.rent import RentCommands
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
-from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 from proxy.ledger.subscription import Subscription
 from proxy.ledger.token_bucket import TokenBucket
 
@@ -157,6 +157,7 @@ class FallbackStore:
         over: list[int] = []
         if self._on_store_down is OnStoreDown.LOCAL:
             for index, claim in enumerate(ask):
+                assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
                 fits, retry_after = self._fits(claim, now)
                 if not fits:
                     if not claim.shadow:
@@ -205,6 +206,9 @@ class FallbackStore:
             self._shared_rates.close_bucket(bucket)
         else:
             self._rates.close_bucket(key, bucket)
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._rates.penalize(key, seconds, now)
 
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()

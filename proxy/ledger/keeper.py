@@ -40,6 +40,7 @@ class Keeper:
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
         self._looks: dict[bytes, SeatClaim] = {}
+        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
         self._refreshing: list[Seat] = []
         self._refresh_rate = 0.0  # seats per heartbeat
         self._refresh_due = 0.0  # seats
@@ -48,7 +49,7 @@ class Keeper:
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
-        self.teller.unlisted = self.doubt
+        self.teller.unlisted = self.not_listed
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
@@ -67,7 +68,7 @@ class Keeper:
     async def stop(self) -> None:
         """Give back what is held, and be listed no more."""
         await self.halt()
-        with suppress(StoreDown, CommandError, TimeoutError, Unlisted):
+        with suppress(StoreDown, CommandError, TimeoutError, Unlisted, ValueError):
             async with asyncio.timeout(FAREWELL):
                 own = self.holders.own
                 if own is not None and self._link.is_usable:
@@ -97,6 +98,11 @@ class Keeper:
         self._first.set()
         self._changed.set()
 
+    def not_listed(self, holder: bytes) -> None:
+        """The store does not know this id. If we have another one by now, that is no news."""
+        if holder == self.holders.own:
+            self.doubt()
+
     def doubt(self) -> None:
         """What the store has of us may be anything: nothing is asked until it was told anew."""
         own = self.holders.own
@@ -124,7 +130,7 @@ class Keeper:
                 await self._live()
             except Unlisted:
                 self.doubt()
-            except (StoreDown, CommandError) as error:
+            except (StoreDown, CommandError, ValueError) as error:  # ValueError: an answer that is none of our scripts'
                 if self._link.is_usable:
                     self.fault(str(error))
             if self.state is StoreState.DOWN:
@@ -205,9 +211,14 @@ class Keeper:
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
             self._refresh()
-            self.teller.now()
-            await self._beat(own)
-            await self._look()
+            try:
+                self.teller.now()
+                await self._beat(own)
+                await self._look()
+            except StoreDown:
+                if not self._link.is_usable:
+                    raise
+                # one answer that is late is no outage; there are several heartbeats to a ttl
 
     async def _beat(self, own: bytes) -> None:
         asked_at = time.monotonic()
@@ -221,7 +232,7 @@ class Keeper:
             return read_listing(reply)
         except ValueError as error:
             self._events.conflict("")
-            raise StoreDown("its listing of holders is not ours", outcome_known=True) from error
+            raise CommandError("its listing of holders is not ours") from error
 
     def _refresh(self) -> None:
         """A share of the own seats is told again, and their keys are looked at."""
@@ -251,11 +262,25 @@ class Keeper:
                 await self.reap(claim, self.holders.dead_among(reply, time.monotonic()))
 
     async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
-        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError."""
+        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
+
+        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
+        """
         for holder in dead:
-            cursor = b"0"
-            while True:
-                reply = await self.do(self._keys.reap(claim, holder, cursor))
-                if not isinstance(reply, bytes) or reply in (b"0", b"C"):
-                    break
-                cursor = reply
+            lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
+            first = not lock.locked()
+            try:
+                async with lock:
+                    if first:
+                        await self._reap(claim, holder)
+            finally:
+                if first:
+                    self._reaping.pop((claim.key, holder), None)
+
+    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
+        cursor = b"0"
+        while True:
+            reply = await self.do(self._keys.reap(claim, holder, cursor))
+            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
+                return
+            cursor = reply

@@ -24,7 +24,7 @@ from proxy.ledger.store import Store
 from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import Excess, applies, penalty_key
 from proxy.policy.identity import Identifier, Principal
-from proxy.policy.rules import FRAME_QUANTITIES, RATE_QUANTITIES, CloseAfter, Direction, OnExcess, Per, Quantity, Rule, Scope
+from proxy.policy.rules import FRAME_QUANTITIES, RATE_QUANTITIES, CloseAfter, Direction, OnExcess, Per, Quantity, Rule
 from proxy.wire.frames import OPCODE_BITS, Opcode, Verdict
 
 NO_LIMIT: Final = 1 << 63  # bytes, or fragments; no frame is as long (RFC 6455 §5.2)
@@ -242,8 +242,7 @@ class Meter:
             bucket.spend(ONE, now)
         for bucket in self._bytes:
             bucket.spend(length, now)
-        self._passed(opcode, length, now)
-        return _PASS
+        return self._passed(opcode, length, size, fragments, now)
 
     def _judge(self, opcode: int, length: int, now: float) -> Verdict:
         """Some rule seems to be broken: ask all of them, and find which one acts."""
@@ -323,14 +322,15 @@ class Meter:
             bucket = account.bucket
             if bucket is not None and (cost := account.frame_rule.cost(opcode, length)):
                 bucket.spend_due(cost, then if bucket in waited else now)
-        self._passed(opcode, length, now)
-        return _PASS
+        return self._passed(opcode, length, *self._grown(opcode, length), now)
 
-    def _passed(self, opcode: int, length: int, now: float) -> None:
+    def _passed(self, opcode: int, length: int, size: int, fragments: int, now: float) -> Verdict:
         if self._shadows:
             self._charge_shadows(opcode, length, now)
         if opcode <= _LAST_DATA:
-            self._message_size, self._fragments = self._grown(opcode, length)
+            self._message_size = size
+            self._fragments = fragments
+        return _PASS
 
     def _charge_shadows(self, opcode: int, length: int, now: float) -> None:
         """Count what would have happened to this frame, which passes."""
@@ -471,7 +471,7 @@ class MeterRules:
         key = identifier.key(rule, principal, rule.per)
         # Nobody else can have the key of a connection, nor that of a user without a token.
         is_own = Per.CONNECTION in rule.per or (principal.anonymous and Per.USER in rule.per)
-        open_bucket = store.open_own_bucket if is_own or rule.scope is Scope.INSTANCE else store.open_bucket
+        open_bucket = store.open_own_bucket if is_own else store.open_bucket
         return Account(one, key, open_bucket(key, rule.limit, rule.burst, now), penalty)
 
     def may_drop(self, principal: Principal, direction: Direction = Direction.IN) -> bool:

@@ -52,13 +52,6 @@ class Direction(Enum):
     OUT = "out"
 
 
-class Scope(Enum):
-    """Who has one bucket together: those on all instances that share a store, or on each; the values are the YAML words."""
-
-    CLUSTER = "cluster"
-    INSTANCE = "instance"
-
-
 class Mode(Enum):
     """SHADOW decides and counts but never acts."""
 
@@ -66,13 +59,18 @@ class Mode(Enum):
     SHADOW = "shadow"
 
 
+class Scope(Enum):
+    """Over which instances a rule counts: all that share a store, or each for itself."""
+
+    CLUSTER = "cluster"
+    INSTANCE = "instance"
+
+
 SEAT_QUANTITIES: Final = frozenset((Quantity.CONNECTIONS, Quantity.MEMBERS))
 RATE_QUANTITIES: Final = frozenset((Quantity.UPGRADES, Quantity.MESSAGES, Quantity.BYTES, Quantity.CONTROL_FRAMES))
 FRAME_QUANTITIES: Final = frozenset(
     (Quantity.MESSAGES, Quantity.MESSAGE_SIZE, Quantity.BYTES, Quantity.CONTROL_FRAMES, Quantity.FRAGMENTS),
 )
-SCOPED_QUANTITIES: Final = RATE_QUANTITIES - {Quantity.UPGRADES}
-"""Those that may have a `scope`. Upgrades are decided together with seats, and so where seats are."""
 DIRECTED_QUANTITIES: Final = frozenset((Quantity.MESSAGES, Quantity.BYTES))
 """Those that may have a `direction`; all others about frames are about the client's."""
 

@@ -33,7 +33,7 @@ NUMBERS = {"connections": 3, "members": 2000, "upgrades": 5.0, "messages": 10.0,
 NUMBERS |= {"bytes": 65536.0, "control_frames": 2.0, "fragments": 64}
 NAME = "a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit"
 QUANTITIES = "connections, members, upgrades, messages, message_size, bytes, control_frames"
-KEYS = f"name, per, {QUANTITIES}, fragments, burst, when, on_excess, notify, close_code, mode, direction, max_delay, close_after or penalty"
+KEYS = f"name, per, {QUANTITIES}, fragments, burst, when, on_excess, notify, close_code, mode, direction, max_delay, close_after, penalty or scope"
 RATE = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
 BYTE_RATE = "a rate of bytes such as 4096/s, 64KiB/s or 100MiB/h"
 SIZE = "a size such as 512, 16KiB or 1MiB"
@@ -186,19 +186,24 @@ def test_shadow_at_the_top_makes_every_rule_a_shadow(config: Read) -> None:
     assert config(text + "mode: enforce").rules == enforced
 
 
-@pytest.mark.parametrize("quantity", ["messages: 1/s", "bytes: 1KiB/s", "control_frames: 1/s"])
-def test_a_rate_of_frames_is_of_the_cluster_or_of_each_instance(config: Read, quantity: str) -> None:
-    text = f"rules: [{{name: a, per: user, {quantity}}}, {{name: b, per: user, {quantity}, scope: instance}}, {{name: c, per: user, {quantity}, scope: cluster}}]"
+def test_a_scope_is_read_and_is_the_cluster_by_default(config: Read) -> None:
+    text = "rules: [{name: a, per: ip, connections: 1}, {name: b, per: ip, connections: 1, scope: instance}, {name: c, per: ip, upgrades: 1/s, scope: cluster}]"
     assert [rule.scope for rule in config(text).rules] == [Scope.CLUSTER, Scope.INSTANCE, Scope.CLUSTER]
 
 
-def test_a_scope_is_one_of_two_and_only_for_rates_of_frames(mistakes: Mistakes) -> None:
-    assert mistakes("rules: [{name: r, per: user, messages: 1/s, scope: 1}]") == [
-        '2:52: rules[0].scope: expected cluster or instance, found "1"'
-    ]
-    assert mistakes("rules: [{name: r, per: user, upgrades: 1/s, scope: instance}]") == [
-        "2:45: rules[0].scope: expected no scope: only messages, bytes or control_frames have one, found one for upgrades"
-    ]
+@pytest.mark.parametrize(
+    ("rule", "mistake"),
+    [
+        ("per: ip, connections: 1, scope: local", '2:51: rules[0].scope: expected cluster or instance, found "local"'),
+        ("per: ip, connections: 1, scope:", "2:50: rules[0].scope: expected cluster or instance, found nothing"),
+        (
+            "per: connection, messages: 1/s, scope: instance",
+            "2:51: rules[0].scope: expected no scope: a connection is on one instance anyway, found one for per: connection",
+        ),
+    ],
+)
+def test_a_wrong_scope_is_told_where_it_stands(rule: str, mistake: str, mistakes: Mistakes) -> None:
+    assert mistakes(f"rules: [{{name: r, {rule}}}]") == [mistake]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -165,6 +168,12 @@ class TestTokens:
         assert 0.1 < wait <= 0.4
         await asyncio.sleep(wait + 0.01)
         await granted(two[1].store, token(rate=2.5))
+
+    async def test_a_bucket_never_holds_more_than_its_burst(self, two: Two, server: RedisServer) -> None:
+        await server.ask("SET", "test:u:{tokens}", f"0 {time.time() - 1e6:.6f}")
+        for i in range(3):
+            await granted(two[i % 2].store, token(rate=0.01, burst=3))
+        await denied(two[0].store, token(rate=0.01, burst=3))
 
     async def test_a_rate_of_0_never(self, two: Two, server: RedisServer) -> None:
         assert (await denied(two[0].store, token(rate=0))).retry_after == inf
@@ -355,15 +364,27 @@ async def fill(server: RedisServer) -> None:
 
 
 async def test_a_wrong_password_is_said_at_once_and_in_one_line() -> None:
-    async with redis_server(password="right") as server:
-        address = address_of(server)
-        object.__setattr__(address, "password", "wrong secret")
-        async with instance(address) as one:
-            assert one.store.state is StoreState.DOWN
-            assert "\n" not in one.reason
-            assert "password" in one.reason
-            assert "wrong secret" not in one.reason
-            await granted(one.store, seat())
+    async with redis_server(password="right") as server, instance(replace(address_of(server), password="wrong secret")) as one:
+        assert one.store.state is StoreState.DOWN
+        assert "\n" not in one.reason
+        assert "password" in one.reason
+        assert "wrong secret" not in one.reason
+        await granted(one.store, seat())
+
+
+async def test_the_rights_that_the_page_names_are_enough(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    named = page.partition("Commands that an ACL must allow")[2].partition(", on `")[0]
+    commands = {word.lower() for word in re.findall("`([A-Z|]+)`", named)}
+    await server.ask("ACL", "SETUSER", "gate", "on", ">secret", "~test:*", "-@all", *(f"+{command}" for command in commands))
+    address = replace(address_of(server), username="gate", password="secret")
+    async with instance(address, ttl=1.0) as one, instance(address, ttl=1.0) as other:
+        await granted(one.store, seat(), member("ann"), token())
+        await denied(other.store, seat())
+        await one.crash()
+        await admitted(other, seat(), member("bob"))
+        assert other.heard.states == [StoreState.UP]
+        assert other.heard.policies == []
 
 
 async def test_a_database_that_is_not_there_is_said(server: RedisServer) -> None:
@@ -436,6 +457,21 @@ async def test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before(serv
         assert (await seats_in(server)) == {"all": 6, "room": 6}
         answers = [await ask(other.store, seat("all", 10), member(f"new {i}", "room", 10)) for i in range(5)]
         assert [type(answer) for answer in answers] == [Grant] * 4 + [Denial]
+
+
+async def test_a_crowd_that_a_crash_has_thrown_out_comes_back_all_at_once(server: RedisServer) -> None:
+    async with instance(address_of(server)) as one, instance(address_of(server)) as other:
+        for i in range(200):
+            await granted(one.store, member(f"user {i}", limit=200))
+        dead = one.holder
+        assert dead is not None
+        await one.crash()
+        await until(lambda: other.store._shared.keeper.holders.dead_among([dead], 0.0), PATIENCE)
+        before = other.store._shared._link.commands
+        answers = await asyncio.gather(*(ask(other.store, member(f"again {i}", limit=200)) for i in range(200)))
+        assert Counter(map(type, answers)) == {Grant: 200}
+        assert other.store._shared._link.commands - before < 410  # each asks twice; they clear up once
+        await the_server_has(server, {"room": 200})
 
 
 async def test_an_instance_that_was_wrongly_taken_for_dead_comes_back_with_its_seats(two: Two, server: RedisServer) -> None:

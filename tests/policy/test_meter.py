@@ -284,6 +284,16 @@ class TestSeverity:
         assert meter.closing.rule.close_code == 4008
 
 
+class TestPlainPath:
+    """The path of a message under no rules but rates and sizes, which has the bucket's arithmetic in its own lines."""
+
+    def test_a_clock_that_steps_back_gives_and_takes_nothing(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=5), rule(MESSAGE_SIZE, CONNECTION, limit=10, name="size")).meter()
+        assert messages(meter, 3) == [PASS] * 3
+        assert messages(meter, 3, NOW - 100) == [PASS, PASS, DROP]
+        assert messages(meter, 2, NOW - 99) == [PASS, DROP]
+
+
 class TestDrops:
     def test_are_told_rule_by_rule_and_then_forgotten(self) -> None:
         gate = Gate(

@@ -263,7 +263,7 @@ class MeterMachine(RuleBasedStateMachine):
         if verdict is HOLD:
             assert meter.hold_until == until
         elif verdict is DROP:
-            assert [one.excess(0.0).rule.name for one in meter.take_drops()] == [named]
+            assert [one.excess(float(self.now)).rule.name for one in meter.take_drops()] == [named]
         elif verdict is CLOSE:
             assert meter.closing is not None
             assert meter.closing.rule.name == named
