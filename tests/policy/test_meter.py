@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Denial
+from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import AdmissionRules
 from proxy.policy.identity import Principal
 from proxy.policy.meter import NO_LIMIT, Meter, MeterRules, Meters
-from proxy.policy.rules import CloseAfter, Direction, OnExcess, Per, Quantity, Rule, When
+from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
 
@@ -820,3 +822,102 @@ def test_any_stream_agrees_with_a_slow_model(
         assert verdict is (CLOSE if any(broken) else DROP if broken else PASS)
         if verdict is CLOSE:
             return
+
+
+class AskedStore(MemoryStore):
+    """A store whose shared buckets are asked for, and that answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[LeasedBucket] = []
+        self.shared: set[bytes] = set()
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        self.asked.append(bucket)
+        bucket.asked(now + DEADLINE, now)
+
+    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+        bucket.go_alone(now, 2)
+
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        self.shared.add(key)
+        return LeasedBucket(key, rate, burst, self)
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return super().open_bucket(key, rate, burst, now)
+
+    def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
+        pass
+
+
+DEADLINE = 0.25  # seconds
+
+
+def asking(*rules: Rule) -> tuple[Gate, AskedStore, Meter]:
+    gate, store = Gate(*rules), AskedStore()
+    gate.store = store
+    return gate, store, gate.meter()
+
+
+class TestTokensThatAreAskedFor:
+    """A store may have to be asked for tokens: until it has answered, a frame is neither passed nor refused."""
+
+    @pytest.mark.parametrize("on_excess", [OnExcess.DROP, OnExcess.CLOSE, OnExcess.DELAY])
+    def test_a_frame_waits_for_the_answer_and_is_asked_about_when_it_comes(self, on_excess: OnExcess) -> None:
+        gate, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=on_excess))
+        woken: list[str] = []
+        assert messages(meter, 1) == [Verdict.HOLD]
+        assert meter.hold_until > NOW
+        meter.call_when_known(lambda: woken.append("now"))
+        store.asked[0].own(2.0, b"1", NOW)
+        assert woken == ["now"]
+        assert messages(meter, 1) == [PASS]
+        assert store.asked == [store.asked[0]]
+        assert gate.rules.frame_rules[0].delays == 0  # to wait for an answer is no breach
+
+    def test_a_refusal_is_final_once_the_answer_is_there(self) -> None:
+        _, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=OnExcess.DROP))
+        assert messages(meter, 1) == [Verdict.HOLD]
+        store.asked[0].lease(1.0, 1.0, NOW, NOW)
+        assert messages(meter, 3) == [PASS, DROP, DROP]
+        assert len(store.asked) == 1
+
+    def test_no_frame_waits_longer_than_the_deadline(self) -> None:
+        _, _, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=OnExcess.DROP))
+        assert messages(meter, 1) == [Verdict.HOLD]
+        assert meter.hold_until == NOW + DEADLINE
+        assert messages(meter, 2, NOW + DEADLINE) == [PASS, DROP]
+
+    def test_all_rules_are_asked_at_once_and_charged_together(self) -> None:
+        _, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, name="a"), rule(BYTES, IP, limit=100, burst=100, name="b"))
+        assert messages(meter, 1, length=60) == [Verdict.HOLD]
+        first, second = store.asked
+        first.own(2.0, b"1", NOW)
+        assert messages(meter, 1, length=60) == [Verdict.HOLD]
+        assert first.level == 2.0
+        second.own(100.0, b"1", NOW)
+        assert messages(meter, 1, length=60) == [PASS]
+        assert (first.level, second.level) == (1.0, 40.0)
+
+    def test_what_is_refused_anyway_does_not_wait(self) -> None:
+        _, _, meter = asking(rule(MESSAGES, USER, limit=1), rule(MESSAGE_SIZE, CONNECTION, limit=5, name="size"))
+        assert messages(meter, 1, length=6) == [CLOSE]
+
+    def test_a_shadow_rule_holds_nothing_and_counts_nothing_that_it_does_not_know(self) -> None:
+        gate, store, meter = asking(replace(rule(MESSAGES, USER, limit=1, burst=1), mode=Mode.SHADOW))
+        assert messages(meter, 2) == [PASS, PASS]
+        assert set(gate.totals().values()) == {(0, 0)}
+        store.asked[0].lease(1.0, 1.0, NOW, NOW)
+        assert messages(meter, 2) == [PASS, PASS]
+        assert set(gate.totals().values()) == {(1, 0)}
+
+    def test_what_nobody_else_can_have_is_not_asked_for(self) -> None:
+        anonymous = replace(ANN, anonymous=True)
+        gate, store, _ = asking(rule(MESSAGES, CONNECTION, limit=1, name="a"))
+        assert store.shared == set()
+        mine = Gate(rule(MESSAGES, USER, limit=1, name="b"))
+        mine.store = store
+        mine.meter(anonymous)
+        assert store.shared == set()
+        mine.meter(ANN)
+        assert len(store.shared) == 1

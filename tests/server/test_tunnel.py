@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -680,9 +680,9 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 
 
 @asynccontextmanager
-async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
+async def holding(meter: Patient | None = None) -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
-    meter, witness = Patient(), Witness()
+    meter, witness = meter or Patient(), Witness()
     wheel = TimingWheel(asyncio.get_running_loop())
     lingering = Lingering(wheel)
     near_client, client = await connected()
@@ -771,3 +771,51 @@ async def test_a_held_frame_does_not_keep_a_drain_waiting() -> None:
         assert await close_code(backend) == 1001
         await client.send(ours(CLOSE, close_payload(1001)))
         assert await at_the_end(client) == b""
+
+
+class Answered(Patient):
+    """Holds every message for very long, and hears when an answer comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakers: list[Callable[[], None]] = []
+
+    def charge(self, first: int, length: int, now: float) -> Verdict:
+        verdict = super().charge(first, length, now)
+        self.hold_until = now + 60.0
+        return verdict
+
+    def call_when_known(self, wake: Callable[[], None]) -> None:
+        self.wakers.append(wake)
+
+
+async def test_a_held_frame_goes_on_when_the_answer_comes_and_is_not_woken_twice() -> None:
+    async with holding(Answered()) as (tunnel, meter, client, backend, _):
+        assert isinstance(meter, Answered)
+        await client.send(ours(TEXT, b"1"))
+        await until(lambda: meter.wakers)
+        for _ in range(3):
+            meter.wakers[0]()
+        await until(lambda: len(meter.wakers) == 2)
+        assert meter.asked == 2
+        assert tunnel.client.paused == 1
+        meter.held = False
+        meter.wakers[0]()  # of the first time: means nothing any more
+        meter.wakers[1]()
+        assert await backend.raw_frame() == ours(TEXT, b"1")
+        await until(lambda: not tunnel.client.paused)
+        for wake in meter.wakers:
+            wake()
+        await client.send(ours(TEXT, b"2"))
+        assert await backend.raw_frame() == ours(TEXT, b"2")
+        assert tunnel.client.paused == 0
+
+
+async def test_an_answer_that_comes_after_the_end_is_nothing_to_a_tunnel() -> None:
+    async with holding(Answered()) as (_, meter, client, backend, witness):
+        assert isinstance(meter, Answered)
+        await client.send(ours(TEXT, b"1"))
+        await until(lambda: meter.wakers)
+        backend.writer.transport.abort()
+        await until(lambda: witness.heard)
+        meter.wakers[0]()
