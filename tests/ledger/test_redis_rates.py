@@ -249,6 +249,20 @@ async def test_while_the_store_is_frozen_each_goes_on_at_its_share_and_nobody_wa
         assert sum(len(user.times) for user in users) <= 100.0 * (lasted + 2 * LATE) + 2
 
 
+async def test_a_wish_that_comes_before_the_bucket_is_kept() -> None:
+    """The two connections of an instance know no order: it may hear that it is to give back what it does not know to have."""
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=SLOW, burst=20.0) for one in cluster)
+        before = asked(cluster[:1])
+        saying = asyncio.ensure_future(first.say())
+        await asyncio.sleep(0)
+        assert first.bucket.is_asking
+        cluster[0].store._shared_rates.hear(b"ytest:b:{" + KEY + b"}")
+        assert await saying
+        assert asked(cluster[:1]) - before >= 3  # asked, given back, asked again
+        assert await second.say_all(19) >= 18
+
+
 async def test_who_was_deaf_finds_out_what_is_not_its_own_any_more() -> None:
     async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
         first, second = (User(one, rate=50.0, burst=50.0) for one in cluster)

@@ -2037,12 +2037,81 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
+RENT = "proxy/ledger/lua/rent.lua"
+LEASED_BUCKET = "proxy/ledger/leased_bucket.py"
+REDIS_RATES = "proxy/ledger/redis_rates.py"
+_SCRIPT = "tests/ledger/test_rent.py"
+_TRAFFIC = "tests/ledger/test_redis_rates.py"
+OWNERS = (f"{_SCRIPT}::TestOwner",)
+LEASES = (f"{_SCRIPT}::TestLeases",)
+TROUBLE = (f"{_SCRIPT}::TestTrouble",)
+BUCKET = ("tests/ledger/test_leased_bucket.py",)
+
+RATES = (
+    # the script
+    Mutant("rent_leases_are_not_taken", RENT, "level = math.max(0, level - granted)", "level = math.max(0, level)", LEASES),
+    Mutant("rent_two_owners", RENT, "ARGV[10] == '1' and sharers == 1 and", "ARGV[10] == '1' and", LEASES),
+    Mutant("rent_silent_owner_is_believed_for_ever", RENT, "if now - wanted < PATIENCE then", "if true then", OWNERS),
+    Mutant(
+        "rent_silent_owner_leaves_a_full_bucket", RENT, "  release(0)\nelseif owner then", "  release(burst)\nelseif owner then", OWNERS
+    ),
+    Mutant("rent_anybody_gives_back", RENT, "owner == id and ARGV[6] == epoch and ARGV[6] ~= ''", "ARGV[6] ~= '' and owner", OWNERS),
+    Mutant("rent_tells_nobody_that_it_is_free", RENT, "tell(other.id, 'f')", "local _ = other", OWNERS),
+    Mutant("rent_tells_no_owner", RENT, "    tell(owner, 'y')\n", "", OWNERS),
+    Mutant("rent_forgets_what_is_not_full", RENT, "if level >= burst and sharers == 1", "if sharers == 1", OWNERS),
+    Mutant("rent_overtakes", RENT, "level - ahead + 0.000001 >= need", "level + 0.000001 >= need", LEASES),
+    Mutant("rent_beyond_the_burst", RENT, "level = math.min(capacity, level + elapsed", "level = math.max(0, level + elapsed", LEASES),
+    Mutant("rent_takes_time_backwards", RENT, "local elapsed = math.max(0, now - stamp)", "local elapsed = now - stamp", TROUBLE),
+    Mutant("rent_believes_the_future", RENT, "if at > now or at + FORGET", "if at + FORGET", TROUBLE),
+    Mutant("rent_refills_an_outage", RENT, "if known >= 0 then elapsed = math.min(elapsed, known) end", "", TROUBLE),
+    Mutant("rent_fresh_burst_after_a_flush", RENT, "elseif kept < 0 then level = burst", "elseif true then level = burst", TROUBLE),
+    Mutant("rent_believes_foreign_fields", RENT, "  else return 'C' end\nend", "  end\nend", TROUBLE),
+    # one instance
+    Mutant("lease_lives_from_its_answer", LEASED_BUCKET, "self._expires = asked_at + LEASE", "self._expires = now + LEASE", BUCKET),
+    Mutant("lease_never_ends", LEASED_BUCKET, "leases[0].expires <= now", "False", BUCKET),
+    Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
+    Mutant("alone_at_the_whole_rate", LEASED_BUCKET, "rate = self.full_rate / max(1, sharers)", "rate = self.full_rate", BUCKET),
+    Mutant("alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + self._left + grown)", "self.burst", BUCKET),
+    Mutant("waits_for_ever", LEASED_BUCKET, "if self.deadline <= now:", "if False:", BUCKET),
+    Mutant(
+        "asks_for_every_frame",
+        LEASED_BUCKET,
+        "if not self.is_asking and now >= self._ask_at:\n            self._ask(cost,",
+        "if not self.is_asking:\n            self._ask(cost,",
+        BUCKET,
+    ),
+    Mutant("wakes_nobody", LEASED_BUCKET, "            wake()\n", "            pass\n", BUCKET),
+    Mutant("overtakes_the_line", LEASED_BUCKET, "if self._available(now) - ahead >= cost:", "if self._available(now) >= cost:", BUCKET),
+    Mutant(
+        "nothing_is_given_back",
+        REDIS_RATES,
+        "self._give_back(bucket, Verb.LEAVE)\n        if bucket.mode is not",
+        "pass\n        if bucket.mode is not",
+        (f"{_TRAFFIC}::test_a_bucket_outlives_its_connections_and_follows_its_user",),
+    ),
+    Mutant(
+        "a_wish_that_comes_early_is_lost",
+        REDIS_RATES,
+        "            self._unwanted.add(bucket)\n",
+        "            pass\n",
+        (f"{_TRAFFIC}::test_a_wish_that_comes_before_the_bucket_is_kept",),
+    ),
+    Mutant(
+        "knows_nothing_of_an_outage",
+        REDIS_RATES,
+        "            self._lost_at = now\n",
+        "            pass\n",
+        (f"{_TRAFFIC}::test_a_store_that_comes_back_empty_gives_no_fresh_burst",),
+    ),
+)
+
 MUTANTS = (
     *WALKER,
     *DOOR,
     *COMPRESSION,
     *LEDGER,
     *SHARED,
+    *RATES,
     *ADMISSION_RULES,
     *METERS,
     *IDENTITIES,

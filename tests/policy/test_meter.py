@@ -913,7 +913,7 @@ class TestTokensThatAreAskedFor:
 
     def test_what_nobody_else_can_have_is_not_asked_for(self) -> None:
         anonymous = replace(ANN, anonymous=True)
-        gate, store, _ = asking(rule(MESSAGES, CONNECTION, limit=1, name="a"))
+        _, store, _ = asking(rule(MESSAGES, CONNECTION, limit=1, name="a"))
         assert store.shared == set()
         mine = Gate(rule(MESSAGES, USER, limit=1, name="b"))
         mine.store = store

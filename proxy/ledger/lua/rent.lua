@@ -104,7 +104,7 @@ if mine and verb == 'ask' and not wanted then
   redis.call('PEXPIRE', key, OWNED_TTL)
   return table.concat({'O', ARGV[7], epoch}, ' ')
 elseif mine then
-  release(math.min(tonumber(ARGV[7]), burst))
+  release(tonumber(ARGV[7]))
 elseif owner == id then
   release(0)  -- it was told so, but never heard it: nobody knows what is left
 elseif owner and verb == 'ask' then
@@ -147,7 +147,6 @@ if #stale > 0 then redis.call('HDEL', key, unpack(stale)) end
 
 if ARGV[10] == '1' and sharers == 1 and (want > 0 or ARGV[6] ~= '') then
   local all, new = math.min(level, burst), string.format('%.0f', now)
-  level = 0  -- should its owner be lost
   store({'o', id, 'e', new}, OWNED_TTL)
   redis.call('HDEL', key, 'i' .. id)
   return table.concat({'O', text(all), new}, ' ')
