@@ -63,7 +63,7 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
     commands = RentCommands(options.prefix, secrets.token_hex(8).encode())
     rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
-    shared.keeper.healed = rates.healed
+    shared.keeper.doubted, shared.keeper.healed = rates.doubted, rates.healed
     subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening)
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 

@@ -50,6 +50,7 @@ class Keeper:
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
+        self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
@@ -105,6 +106,7 @@ class Keeper:
 
     def doubt(self) -> None:
         """What the store has of us may be anything: nothing is asked until it was told anew."""
+        self.doubted()
         own = self.holders.own
         if own is not None:
             self.teller.retire(own)

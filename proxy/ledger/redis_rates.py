@@ -52,6 +52,7 @@ class RedisRates:
         self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
         self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
         self._hears = False
+        self._is_there = False  # and what it has is what it should have
         self._was_there = False
         self._since: float | None = None  # the store is known to have been there
         self._lost_at: float | None = None  # it lost its data
@@ -115,6 +116,9 @@ class RedisRates:
         return Rent(bucket.key, rate, burst, verb, bucket.epoch, level, need, want, may_own=self._hears)
 
     def _send(self, bucket: LeasedBucket, word: Rent, now: float) -> None:
+        if not self._is_there:
+            self.give_up(bucket, now)
+            return
         try:
             answer = self._link.call(self._commands.rent(word, self._knowledge(bucket.since, now)))
         except StoreDown:
@@ -218,12 +222,16 @@ class RedisRates:
         if hears:
             self._tell_again()
 
+    def doubted(self) -> None:
+        """What the store has may be anything: nothing is asked until it is `healed`."""
+        self._is_there = False
+
     def healed(self, lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
         """The store is there: for the first time, or after it was away, or has forgotten everything."""
         now = time.monotonic()
         if self._was_there:
             self._since = now
-        self._was_there = True
+        self._is_there = self._was_there = True
         if lost_data:
             self._lost_at = now
         self._rejoin(now)
@@ -280,7 +288,7 @@ class RedisRates:
 
     def _rejoin(self, now: float) -> None:
         """Those who are alone try the store again."""
-        if not self._link.is_usable:
+        if not self._is_there or not self._link.is_usable:
             return
         alone, self._alone = self._alone, set()
         for bucket in alone:

@@ -166,6 +166,8 @@ class TestOwned:
         bucket.lease(5.0, 0.0, NOW, NOW)
         bucket.own(3.0, b"1", NOW)
         assert passed(bucket, 10, NOW) == 3
+        bucket.share(NOW)
+        assert passed(bucket, 10, NOW) == 0
 
     def test_is_given_back_with_what_it_has_then(self) -> None:
         bucket, _ = shared(rate=10.0)

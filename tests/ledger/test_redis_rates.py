@@ -223,6 +223,20 @@ async def test_a_store_that_comes_back_empty_gives_no_fresh_burst() -> None:
         assert passed <= 2 * 5.0 * (lasted + 1) + 4  # each may take itself for alone for a while
 
 
+async def test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_shared_either() -> None:
+    async with redis_server() as server, instances(2, server) as cluster:
+        users = [User(one, rate=5.0, burst=100.0) for one in cluster]
+        await asyncio.gather(*(user.flood(1.0) for user in users))
+        assert {user.bucket.mode for user in users} == {Mode.SHARED}
+        before, began = sum(len(user.times) for user in users), time.monotonic()
+        await server.restart()
+        for one in cluster:
+            await one.up()
+        await asyncio.gather(*(user.flood(1.0) for user in users))
+        passed, lasted = sum(len(user.times) for user in users) - before, time.monotonic() - began
+        assert passed <= 2 * 5.0 * (lasted + 1) + 4
+
+
 async def test_while_the_store_is_frozen_each_goes_on_at_its_share_and_nobody_waits_longer_than_its_deadline() -> None:
     async with redis_server() as server, instances(2, server) as cluster:
         users = [User(one, rate=100.0, burst=100.0) for one in cluster]
@@ -260,7 +274,7 @@ async def test_a_wish_that_comes_before_the_bucket_is_kept() -> None:
         cluster[0].store._shared_rates.hear(b"ytest:b:{" + KEY + b"}")
         assert await saying
         assert asked(cluster[:1]) - before >= 3  # asked, given back, asked again
-        assert await second.say_all(19) >= 18
+        assert await second.say_all(19) >= 10  # some are in leases that end unspent
 
 
 async def test_who_was_deaf_finds_out_what_is_not_its_own_any_more() -> None:

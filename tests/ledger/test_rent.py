@@ -241,7 +241,16 @@ class TestTrouble:
         assert said.level == 3.0
         assert isinstance(await bob.ask(), Elsewhere)
 
-    @pytest.mark.parametrize("junk", [("SET", "text"), ("HSET", "name", "value"), ("HSET", "l", "1"), ("HSET", "iann", "now")])
+    @pytest.mark.parametrize(
+        "junk",
+        [
+            ("SET", "text"),
+            ("HSET", "name", "value"),
+            ("HSET", "l", "1"),
+            ("HSET", "l", "1", "s", "1", "name", "value"),
+            ("HSET", "iann", "now"),
+        ],
+    )
     async def test_what_is_not_ours_is_told_and_left_alone(self, server: RedisServer, ann: Tenant, junk: tuple[str, ...]) -> None:
         async with server.client(decode_responses=False) as client:
             await client.execute_command(junk[0], NAME, *junk[1:])

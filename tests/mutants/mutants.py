@@ -2101,7 +2101,7 @@ RATES = (
         REDIS_RATES,
         "            self._lost_at = now\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_a_store_that_comes_back_empty_gives_no_fresh_burst",),
+        (f"{_TRAFFIC}::test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_shared_either",),
     ),
 )
 
