@@ -284,7 +284,16 @@ class RedisRates:
     def sweep(self, now: float) -> None:
         """Called about once a second; bounded work."""
         self._rejoin(now)
+        self._forget_full(now)
         self._refresh(now)
+
+    def _forget_full(self, now: float) -> None:
+        """Those who are alone, and whom nobody uses."""
+        for _ in range(min(len(self._idle), AT_ONCE)):
+            key, bucket = self._idle.popitem(last=False)
+            self._idle[key] = bucket
+            if bucket.mode is Mode.ALONE and bucket.full_at() <= now:
+                self._forget(bucket)
 
     def _rejoin(self, now: float) -> None:
         """Those who are alone try the store again."""

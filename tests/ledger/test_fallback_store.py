@@ -11,7 +11,7 @@ from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown
 from proxy.ledger.store import Store, StoreDown, StoreState
 from tests.ledger.instances import Heard, address_of, instance, the_server_has
-from tests.ledger.store_contract import NOW, ClockContract, StoreContract, ask, denied, granted, held, member, seat, token
+from tests.ledger.store_contract import NOW, ClockContract, StoreContract, ask, denied, granted, held, member, seat, token, took
 from tests.support.redis_servers import HOST, free_port, redis_server
 
 
@@ -27,6 +27,20 @@ class TestContractAlone(StoreContract):
         async with instance(nowhere()) as one:
             assert one.store.state is StoreState.DOWN
             yield one.store
+
+    async def test_buckets_outlive_the_connection(self, store: Store) -> None:
+        """Not so full here: nobody knows what others have left of them."""
+        bucket = store.open_bucket(b"k", 0.001, 2, NOW)
+        assert await took(bucket, 1)
+        store.close_bucket(b"k", bucket)
+        store.sweep(NOW)
+        assert not await took(store.open_bucket(b"k", 0.001, 2, NOW), 1)
+
+    async def test_all_who_open_a_bucket_share_it(self, store: Store) -> None:
+        mine, yours = (store.open_bucket(b"k", 0.001, 2, NOW) for _ in range(2))
+        assert await took(mine, 1)
+        store.close_bucket(b"k", mine)
+        assert not await took(yours, 1)
 
 
 class TestClockAlone(ClockContract):
@@ -87,12 +101,14 @@ async def test_upgrades_are_shared_by_as_many_as_were_last_listed() -> None:
         assert (await denied(one.store, token("never", rate=0))).retry_after == inf
 
 
-async def test_buckets_of_frames_are_this_instances_own() -> None:
+async def test_a_bucket_of_frames_begins_with_a_token_and_is_forgotten_when_it_is_full() -> None:
     async with instance(nowhere()) as one:
         store: FallbackStore = one.store
         bucket = store.open_bucket(b"k", 1.0, 2.0, NOW)
-        assert bucket.take(2.0, NOW)
+        assert bucket.take(1.0, NOW)
+        assert not bucket.take(1.0, NOW)
         store.close_bucket(b"k", bucket)
+        store.sweep(NOW + 1)
         assert len(store) == 1
         store.sweep(NOW + 10)
         assert len(store) == 0
