@@ -57,6 +57,7 @@ class RedisRates:
         self._since: float | None = None  # the store is known to have been there
         self._lost_at: float | None = None  # it lost its data
         self._to_refresh: list[LeasedBucket] = []
+        self._refresh_rate = 0.0  # buckets a second
         self._refresh_due = 0.0  # buckets
         self._swept_at = time.monotonic()
         self._telling: asyncio.Task[None] | None = None
@@ -115,7 +116,7 @@ class RedisRates:
         rate, burst = bucket.full_rate, bucket.burst
         return Rent(bucket.key, rate, burst, verb, bucket.epoch, level, need, want, may_own=self._hears)
 
-    def _send(self, bucket: LeasedBucket, word: Rent, now: float) -> None:
+    def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
         if not self._is_there:
             self.give_up(bucket, now)
             return
@@ -125,7 +126,7 @@ class RedisRates:
             self.give_up(bucket, now)
             return
         bucket.asked(now + self._timeout, now)
-        answer.add_done_callback(partial(self._answered, bucket, word, now))
+        answer.add_done_callback(partial(self._answered, bucket, word, now, is_repeated))
 
     def _knowledge(self, since: float | None, now: float) -> Knowledge:
         moments = [one for one in (since, self._since) if one is not None]
@@ -133,15 +134,22 @@ class RedisRates:
 
     # --- what the store answers
 
-    def _answered(self, bucket: LeasedBucket, word: Rent, asked_at: float, answer: asyncio.Future[object]) -> None:
+    def _answered(
+        self,
+        bucket: LeasedBucket,
+        word: Rent,
+        asked_at: float,
+        is_repeated: bool,  # noqa: FBT001 -- bound by `partial`
+        answer: asyncio.Future[object],
+    ) -> None:
         if answer.cancelled():
             return
         now = time.monotonic()
         try:
             self._take(bucket, word, asked_at, read_rent(answer.result()), now)
         except CommandError as error:
-            if error.missing_script and now < bucket.deadline:
-                self._send(bucket, word, now)
+            if error.missing_script and not is_repeated:
+                self._send(bucket, word, now, is_repeated=True)
             elif bucket.mode is Mode.SHARED:
                 self.give_up(bucket, now)
         except (StoreDown, ValueError):
@@ -308,7 +316,8 @@ class RedisRates:
         """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back."""
         if not self._to_refresh:
             self._to_refresh = [bucket for bucket in self._buckets.values() if bucket.mode is Mode.OWNED]
-        self._refresh_due += len(self._to_refresh) * min(1.0, (now - self._swept_at) / REFRESH)
+            self._refresh_rate = len(self._to_refresh) / REFRESH
+        self._refresh_due = min(self._refresh_due + self._refresh_rate * (now - self._swept_at), len(self._to_refresh))
         self._swept_at = now
         with suppress(StoreDown):
             while self._refresh_due >= 1 and self._to_refresh:

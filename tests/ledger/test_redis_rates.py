@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from proxy.ledger import redis_rates
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from tests.ledger.instances import Instance, address_of, instance
 from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_server
@@ -192,6 +193,29 @@ async def test_20_instances_get_90_percent_of_a_low_rate() -> None:
         total = sum(len(user.times) for user in users)
         assert 0.9 * (10 + 10 * lasted) <= total <= 10 + 10 * (lasted + LATE)
         assert (asked(cluster) - before) / lasted - len(cluster) / 0.54 < 30
+
+
+async def test_the_slow_sweep_gives_back_what_is_full_and_keeps_the_rest_from_expiring(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with redis_server() as server, instances(1, server, deadline=2.0) as cluster:
+        store = cluster[0].store
+        used, full = User(cluster[0], rate=SLOW, burst=20.0), store.open_bucket(b"rule:full", 1_000_000.0, 1.0, time.monotonic())
+        assert isinstance(full, LeasedBucket)
+        assert await used.say()
+        full.would_pass(1.0, time.monotonic())
+        await until(lambda: full.mode is Mode.OWNED, 20.0)
+        name = f"test:b:{{{KEY.decode()}}}"
+        await server.ask("PEXPIRE", name, 5_000)
+        monkeypatch.setattr(redis_rates, "REFRESH", 1.0)
+        store.sweep(time.monotonic())
+        store.sweep(time.monotonic() + 10)
+        assert full.mode is Mode.SHARED
+        await eventually(lambda: expires_late(server, name))
+        assert await server.ask("KEYS", "test:b:*") == [name]
+        assert used.bucket.mode is Mode.OWNED
+
+
+async def expires_late(server: RedisServer, name: str) -> bool:
+    return int(await server.ask("TTL", name)) > 80_000
 
 
 # --- trouble
