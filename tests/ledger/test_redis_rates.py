@@ -11,9 +11,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.ledger import redis_rates
+from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from tests.ledger.instances import Instance, address_of, instance
-from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_server
+from tests.support.redis_servers import FLAVOURS, HOST, SERVICE, Flavour, RedisServer, cluster, redis_server, sentinels
 from tests.support.waiting import eventually, until
 
 KEY = b"rule:somebody"
@@ -25,9 +26,9 @@ DEADLINE = 0.2  # seconds: the store's, in these tests the real one
 class User:
     """One connection of the user, at one instance. `times`: of the messages that passed; `longest`: a message waited, in seconds."""
 
-    def __init__(self, at: Instance, rate: float, burst: float) -> None:
+    def __init__(self, at: Instance, rate: float, burst: float, key: bytes = KEY) -> None:
         self._store = at.store
-        bucket = self._store.open_bucket(KEY, rate, burst, time.monotonic())
+        bucket = self._store.open_bucket(key, rate, burst, time.monotonic())
         assert isinstance(bucket, LeasedBucket)
         self.bucket = bucket
         self.times: list[float] = []
@@ -68,7 +69,7 @@ class User:
             await asyncio.sleep(random.uniform(0, 2 * pause))
 
     def leave(self) -> None:
-        self._store.close_bucket(KEY, self.bucket)
+        self._store.close_bucket(self.bucket.key, self.bucket)
 
 
 @asynccontextmanager
@@ -334,3 +335,44 @@ async def test_at_a_stop_everything_is_given_back() -> None:
             assert await User(cluster[0], rate=SLOW, burst=20.0).say_all(5) == 5
         async with instances(1, server, deadline=2.0) as cluster:
             assert await User(cluster[0], rate=SLOW, burst=20.0).say_all(20) == 15
+
+
+# --- other shapes of a store
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_cluster_carries_messages_from_every_node_to_every_instance() -> None:
+    async with cluster() as six, AsyncExitStack() as stack:
+        addresses = [StoreAddress((Endpoint(HOST, node.port),), Topology.CLUSTER) for node in six.nodes[:3]]
+        trio = [await stack.enter_async_context(instance(address, deadline=2.0)) for address in addresses]
+        for one in trio:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        for number in range(6):  # keys in several slots
+            users = [User(one, SLOW, 30.0, b"rule:%d" % number) for one in trio]
+            assert [await user.say_all(5) for user in users] == [5, 5, 5]
+            assert max(user.longest for user in users) < 1.0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_failover_gives_no_fresh_burst() -> None:
+    async with sentinels() as trio, AsyncExitStack() as stack:
+        address = StoreAddress(tuple(Endpoint(HOST, one.port) for one in trio.watchers), Topology.SENTINEL, SERVICE)
+        two = [await stack.enter_async_context(instance(address)) for _ in range(2)]
+        for one in two:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        users = [User(one, rate=5.0, burst=200.0) for one in two]
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        before, began = sum(len(user.times) for user in users), time.monotonic()
+        master = await trio.master()
+        master.kill()
+        await trio.new_master(master)
+        for one in two:
+            await one.up()
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        passed, lasted = sum(len(user.times) for user in users) - before, time.monotonic() - began
+        assert before >= 200
+        assert passed <= 2 * 5.0 * (lasted + 1) + 4
