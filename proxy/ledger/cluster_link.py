@@ -107,8 +107,6 @@ class ClusterLink:
 
     async def _look(self, known: list[Endpoint]) -> Mapping[int, Endpoint] | None:
         """Masters by slot, from the first node that says so."""
-        from redis.exceptions import RedisError
-
         for endpoint in known:
             connection = build_connection(self._address, endpoint)
             try:
@@ -116,7 +114,7 @@ class ClusterLink:
                     await connection.connect()  # type: ignore[no-untyped-call]  # of the library
                     await connection.send_command("CLUSTER", "SLOTS")
                     return read_slots(await connection.read_response(), endpoint.host)
-            except (OSError, RedisError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
                 why = "no answer" if isinstance(error, TimeoutError) else one_line(error)
                 self.reason = f"{endpoint}: {why}"
             finally:

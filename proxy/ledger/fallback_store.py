@@ -15,9 +15,10 @@ from typing import Final
 
 from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.cluster_link import ClusterLink
+from proxy.ledger.link import Link
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.redis_link import Link, RedisLink
+from proxy.ledger.redis_link import RedisLink
 from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
@@ -82,10 +83,10 @@ class FallbackStore:
         return self._shared.state
 
     async def start(self) -> str | None:
-        return await self._shared.start(START_PATIENCE)
+        return await self._shared.keeper.start(START_PATIENCE)
 
     async def stop(self) -> None:
-        await self._shared.stop()
+        await self._shared.keeper.stop()
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         """As the contract says; raises StoreDown only if nobody is to be admitted without the shared store."""
@@ -138,7 +139,7 @@ class FallbackStore:
         for claim in ask:
             if isinstance(claim, TokenClaim):
                 self._spend(claim, now)
-        self._shared.tell()
+        self._shared.changed()
         return Grant(seats, tuple(over))
 
     def _fits(self, claim: SeatClaim | TokenClaim, now: float) -> tuple[bool, float | None]:
@@ -152,7 +153,7 @@ class FallbackStore:
 
     def _open_share(self, claim: TokenClaim, now: float) -> TokenBucket:
         """This instance's share of a bucket. It is remembered until it is full again."""
-        sharers = 1 + len(self._shared.holders.listed())
+        sharers = 1 + len(self._shared.keeper.holders.listed())
         burst = claim.burst if claim.burst < 1 else max(1.0, claim.burst / sharers)
         key = _ALONE + claim.key
         bucket = self._rates.open_bucket(key, claim.rate / sharers, burst, now)

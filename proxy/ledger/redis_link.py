@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from proxy.ledger.addresses import Endpoint, StoreAddress
+from proxy.ledger.addresses import StoreAddress
 from proxy.ledger.breaker import PROBE_INTERVAL, Breaker
 from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
+from proxy.ledger.link import CommandError, Locate
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
@@ -31,17 +32,6 @@ PAUSES: Final = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempts to conn
 BATCH: Final = 128  # commands per write
 MAX_QUEUED: Final = 10_000  # commands that wait to be written; more are refused at once
 
-Locate = Callable[[], Awaitable[Endpoint]]
-"""Where the server is now. Raises OSError or StoreDown."""
-
-
-class CommandError(Exception):
-    """The server did not do it, and said why. `missing_script`: it does not know the script, and now does."""
-
-    def __init__(self, text: str, *, missing_script: bool = False) -> None:
-        super().__init__(text)
-        self.missing_script = missing_script
-
 
 class _Call:
     __slots__ = ("answer", "command", "heard", "probe", "sent")
@@ -52,40 +42,6 @@ class _Call:
         self.probe = probe
         self.sent = False
         self.heard = False
-
-
-class Link(Protocol):
-    """The way to a server, or to all of a Cluster. Keys of one slot lie on one server; commands for one slot keep their order.
-
-    `up` (with whether a connection is new) and `down` (with the reason) are set by whoever uses it, and must neither raise nor wait.
-    """
-
-    up: Callable[[bool], None]
-    down: Callable[[str], None]
-    reason: str  # why it is down, or was
-
-    @property
-    def commands(self) -> int:
-        """Sent so far."""
-
-    @property
-    def is_usable(self) -> bool:
-        """Is it worth asking?"""
-
-    def start(self) -> None:
-        """Begin to connect, and never stop trying."""
-
-    async def stop(self) -> None:
-        """Cut it. What was asked fails."""
-
-    def slot(self, key: bytes) -> int:
-        """Which keys may be in one command."""
-
-    def call(self, command: Command) -> asyncio.Future[object]:
-        """Send a command. Raises StoreDown at once if there is nobody to send it to.
-
-        What comes back is the reply: bytes, int, None or a list of those. Or it raises StoreDown or CommandError.
-        """
 
 
 class RedisLink:
@@ -228,8 +184,6 @@ class RedisLink:
 
     async def _connect(self) -> Connection:
         """A connection that has answered, with the scripts loaded. Raises StoreDown with the reason, in one line."""
-        from redis.exceptions import RedisError
-
         connection: Connection | None = None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -239,7 +193,7 @@ class RedisLink:
             return connection
         except TimeoutError:
             why = "no answer while connecting"
-        except (OSError, RedisError) as error:
+        except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
             why = one_line(error)
         except BaseException:
             if connection is not None:
@@ -291,8 +245,6 @@ class RedisLink:
         self._queue.clear()
 
     async def _write(self, connection: Connection) -> None:
-        from redis.exceptions import RedisError
-
         queue = self._queue
         try:
             while True:
@@ -302,7 +254,7 @@ class RedisLink:
                     batch = self._next_batch()
                     self._commands += len(batch)
                     await connection.send_packed_command([pack(call.command for call in batch)], check_health=False)
-        except (OSError, RedisError) as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, this connection is of no use any more
             self._lose(one_line(error))
 
     def _next_batch(self) -> list[_Call]:
@@ -317,7 +269,7 @@ class RedisLink:
         return batch
 
     async def _read(self, connection: Connection) -> None:
-        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError, TryAgainError
+        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
 
         read = connection.read_response
         reply: object
@@ -340,7 +292,7 @@ class RedisLink:
                     self._lose("an answer to nothing")
                     return
                 self._settle(self._in_flight.popleft(), reply)
-        except (OSError, RedisError, ValueError) as error:  # ValueError: a length that is no number
+        except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
             self._lose(one_line(error))
 
     def _settle(self, call: _Call, reply: object) -> None:

@@ -39,14 +39,14 @@ class Sentinels:
         raise StoreDown(why, outcome_known=True)
 
     async def _ask(self, endpoint: Endpoint) -> Endpoint:
-        from redis.exceptions import AuthenticationError, RedisError
+        from redis.exceptions import AuthenticationError
 
         try:
             try:
                 reply = await self._query(endpoint, None)
             except AuthenticationError:
                 reply = await self._query(endpoint, self._address.password)
-        except (OSError, RedisError) as error:
+        except Exception as error:  # over bytes of no Redis the library raises whatever comes up
             raise StoreDown(f"the Sentinel at {endpoint}: {one_line(error)}", outcome_known=True) from error
         if not isinstance(reply, list) or len(reply) != 2:
             raise StoreDown(f"the Sentinel at {endpoint} knows no master {self._address.service}", outcome_known=True)

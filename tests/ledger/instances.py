@@ -53,17 +53,15 @@ class Instance:
 
     @property
     def holder(self) -> bytes | None:
-        return self.store._shared.holders.own
+        return self.store._shared.keeper.holders.own
 
     async def up(self, seconds: float = PATIENCE) -> None:
         await until(lambda: self.store.state is StoreState.UP, seconds)
 
     async def crash(self) -> None:
         """As a kill: nothing is given back, nobody is told."""
-        shared = self.store._shared
-        assert shared._keeper is not None
-        shared._keeper.cancel()
-        await shared._link.stop()
+        await self.store._shared.keeper.halt()
+        await self.store._shared._link.stop()
 
 
 def address_of(server: RedisServer, port: int | None = None, **changes: object) -> StoreAddress:

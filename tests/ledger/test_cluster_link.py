@@ -142,5 +142,5 @@ def test_slots_are_read_and_a_node_without_an_address_is_where_we_asked() -> Non
 
 @pytest.mark.parametrize("reply", [b"OK", [[0, 16384, [b"h", 1, b"id"]]], [[5, 4, [b"h", 1, b"id"]]]])
 def test_what_are_no_slots_is_refused(reply: object) -> None:
-    with pytest.raises(ValueError, match="slots|SLOTS"):
+    with pytest.raises(ValueError, match=r"slots|SLOTS"):
         read_slots(reply, "seed")

@@ -405,7 +405,7 @@ async def test_a_partition_of_one_instance_takes_nothing_from_anybody_for_good(s
         assert lost is not None
         await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
         assert (await denied(one.store, seat("all", 20))).broken == 0
-        await until(lambda: lost not in other.store._shared.holders.listed(), PATIENCE)
+        await until(lambda: lost not in other.store._shared.keeper.holders.listed(), PATIENCE)
         await granted(other.store, seat("all", 20))  # rightly given on
         await link.forward()
         await the_server_has(server, {"all": 21, "room": 20}, 5.0)

@@ -1,0 +1,120 @@
+"""Healing under fire: random upgrades, closes, crashes, floods of trouble over several instances; then all must be right again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+
+import pytest
+
+from proxy.ledger.store import Grant
+from tests.ledger.instances import TTL, Instance, address_of, instance, the_server_has
+from tests.ledger.store_contract import ask, member, seat
+from tests.support.cuttable import Cuttable, cuttable
+from tests.support.redis_servers import RedisServer, redis_server
+
+LIMIT = 12
+INSTANCES = 3
+
+
+class Crowd:
+    """The clients of one instance: what they hold is the truth that the server must come to."""
+
+    def __init__(self, one: Instance, link: Cuttable, rng: random.Random) -> None:
+        self.one = one
+        self.link = link
+        self.rng = rng
+        self.held: list[tuple[Grant, str, str]] = []
+
+    async def come(self) -> None:
+        user, key = f"user {self.rng.randrange(30)}", f"k{self.rng.randrange(4)}"
+        asking = asyncio.ensure_future(ask(self.one.store, seat(key, LIMIT), member(user, "room", LIMIT)))
+        if self.rng.random() < 0.1:
+            await asyncio.sleep(self.rng.random() * 0.01)
+            asking.cancel()
+        try:
+            answer = await asking
+        except asyncio.CancelledError:
+            return
+        if isinstance(answer, Grant):
+            self.held.append((answer, user, key))
+
+    async def go(self) -> None:
+        if self.held:
+            grant, _, _ = self.held.pop(self.rng.randrange(len(self.held)))
+            self.one.store.release(grant)
+
+    async def live(self, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < until:
+            doing = [self.come() if self.rng.random() < 0.55 else self.go() for _ in range(self.rng.randrange(1, 6))]
+            await asyncio.gather(*doing)
+            await asyncio.sleep(self.rng.random() * 0.02)
+
+
+async def trouble(kind: str, server: RedisServer, crowd: Crowd, rng: random.Random) -> None:
+    if kind == "flush":
+        await server.ask("FLUSHALL")
+    elif kind == "scripts":
+        await server.ask("SCRIPT", "FLUSH")
+    elif kind == "restart":
+        server.kill()
+        await asyncio.sleep(rng.random())
+        await server.start()
+    elif kind == "freeze":
+        server.freeze()
+        await asyncio.sleep(rng.random() * TTL)
+        server.thaw()
+    elif kind == "listing":
+        await server.ask("DEL", "test:h")
+    elif kind == "buried" and crowd.one.holder is not None:
+        await server.ask("HDEL", "test:h", crowd.one.holder)
+    elif kind in ("hold", "refuse", "lose_replies", "half_open"):
+        getattr(crowd.link, kind)()
+        await asyncio.sleep(rng.random() * TTL * 1.5)
+        await crowd.link.forward()
+
+
+KINDS = ["flush", "scripts", "restart", "freeze", "listing", "buried", "hold", "refuse", "lose_replies", "half_open"]
+UNDIVIDED = ["scripts", "half_open"]  # everybody goes on seeing the same, and no seat is lost: no cap is ever broken
+
+
+def truth(crowds: list[Crowd]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for crowd in crowds:
+        for _, _, key in crowd.held:
+            found[key] = found.get(key, 0) + 1
+    users = {user for crowd in crowds for _, user, _ in crowd.held}
+    return found | ({"room": len(users)} if users else {})
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", [*KINDS, "all of it"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_the_server_comes_to_the_truth(kind: str, seed: int) -> None:
+    rng = random.Random(f"{kind} {seed}")
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(redis_server())
+        crowds = []
+        for _ in range(INSTANCES):
+            link = await stack.enter_async_context(cuttable(server.port))
+            one = await stack.enter_async_context(instance(address_of(server, link.port), deadline=0.2))
+            crowds.append(Crowd(one, link, random.Random(rng.random())))
+        end = asyncio.get_running_loop().time() + 6.0
+        living = [asyncio.ensure_future(crowd.live(end)) for crowd in crowds]
+        while asyncio.get_running_loop().time() < end - 1:
+            await asyncio.sleep(rng.random())
+            await trouble(rng.choice(KINDS) if kind == "all of it" else kind, server, rng.choice(crowds), rng)
+        await asyncio.gather(*living)
+        for crowd in crowds:
+            await crowd.one.up()
+        await the_server_has(server, truth(crowds), 10.0)
+        if kind in UNDIVIDED:
+            assert max(truth(crowds).values()) <= LIMIT
+        for crowd in crowds:
+            while crowd.held:
+                await crowd.go()
+        await the_server_has(server, {}, 10.0)
+        assert [len(crowd.one.store._own) for crowd in crowds] == [0] * INSTANCES
