@@ -1874,6 +1874,13 @@ PATIENCE = (
         (f"{VIGILS}test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end",),
     ),
     Mutant(
+        "silence_noticed_a_look_too_late",
+        VIGIL,
+        "interval <= now + TICK",
+        "interval <= now - TICK",
+        (f"{VIGILS}test_at_any_phase_of_the_looks_a_silence_is_noticed_within_one_look",),
+    ),
+    Mutant(
         "full_buffer_wakes_the_vigil_of_an_ended_tunnel",
         TUNNEL,
         "        if self.tunnel.phase is Phase.OPEN:\n",
