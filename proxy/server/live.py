@@ -65,6 +65,8 @@ class Live:
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
         _add_traffic(self.gone, tunnel)
+        for half in (tunnel.client, tunnel.upstream):
+            del half.peer, half.tunnel  # nobody calls it any more; without a cycle all goes at once, and no collector has to look for it
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""

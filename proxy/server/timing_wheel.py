@@ -31,12 +31,18 @@ class Deadline:
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
+            self._callback = _nothing  # whose owner holds us: no cycle is left to the garbage collector
 
     def fire(self) -> None:
         """Make the call, unless it was cancelled meanwhile."""
         if self._slot is not None:
             self._slot = None
-            self._callback()
+            callback, self._callback = self._callback, _nothing
+            callback()
+
+
+def _nothing() -> None:
+    pass
 
 
 class TimingWheel:
