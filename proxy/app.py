@@ -39,8 +39,10 @@ from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
+from proxy.server.tunnel import Surroundings
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
@@ -63,9 +65,9 @@ class Gate:
         self._config = config
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._wheel = TimingWheel(self._loop)
         self._store = MemoryStore()
         self._history = RefusalHistory()
-        self._wheel = TimingWheel(self._loop)
         self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.totals = _zeroed_totals(config)
@@ -93,6 +95,8 @@ class Gate:
         routes = RouteTable(config.routes)
         limits = config.limits
         capacity = Capacity(Bounds(self.max_connections, limits.max_pending, limits.max_pending_per_ip))
+        tunnel = config.tunnel
+        patience = Patience(tunnel.slow_reader, tunnel.ping_interval, tunnel.ping_timeout, tunnel.idle_timeout, tunnel.max_lifetime)
         scheme = b"http" if config.tls is None else b"https"
         self._path = UpgradePath(
             routes=routes,
@@ -112,7 +116,8 @@ class Gate:
             capacity=capacity,
             log=self._log,
             dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
-            buffer=config.tunnel.buffer,
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
+            buffer=tunnel.buffer,
             scheme=scheme,
         )
         self._passthrough = Passthrough(self._path, self._keepalive, limits.head_size, limits.head_timeout)
@@ -284,7 +289,7 @@ def _zeroed_totals(config: Config) -> Totals:
         | {rule.close_code for rule in config.rules}
     )
     for rule in config.rules:
-        if rule.quantity not in FRAME_QUANTITIES:
+        if rule.quantity not in FRAME_QUANTITIES or rule.penalty:
             totals.refusals[rule.name, rule.mode.value] = 0
     for result in Result:
         if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
@@ -296,8 +301,8 @@ def _zeroed_totals(config: Config) -> Totals:
 
 def _breaches(meters: MeterRules) -> Breaches:
     for one in meters.frame_rules:
-        yield one.rule.name, "drop", one.rule.mode.value, one.drops
-        yield one.rule.name, "close", one.rule.mode.value, one.closes
+        for action, frames in one.totals():
+            yield one.rule.name, action, one.rule.mode.value, frames
 
 
 def run(config: Config) -> int:

@@ -10,17 +10,33 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.config.identity_schema import NETWORK
-from proxy.config.reading import FLAG, NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
-from proxy.config.units import COUNT_WORDS, NUMBER_WORDS, RATE_WORDS, SIZE_WORDS, parse_count, parse_number, parse_rate, parse_size
+from proxy.config.reading import FLAG, NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole, within
+from proxy.config.units import (
+    BYTE_RATE_WORDS,
+    COUNT_WORDS,
+    NUMBER_WORDS,
+    RATE_WORDS,
+    SIZE_WORDS,
+    parse_byte_rate,
+    parse_count,
+    parse_duration,
+    parse_number,
+    parse_rate,
+    parse_size,
+)
 from proxy.config.yaml_nodes import Listing, Table, Text
 from proxy.policy.identity import Network
 from proxy.policy.routes import Route
 from proxy.policy.rules import (
+    DIRECTED_QUANTITIES,
     LEGAL_ON_EXCESS,
     LEGAL_PER,
     LISTS_ALLOWED,
+    MAX_DELAY,
     RATE_QUANTITIES,
     SEAT_QUANTITIES,
+    CloseAfter,
+    Direction,
     Mode,
     OnExcess,
     Per,
@@ -33,10 +49,10 @@ from proxy.policy.rules import (
 from proxy.wire.frames import CloseCode
 
 QUANTITIES: Final = {quantity.value: quantity for quantity in Quantity}
-LATER_QUANTITIES: Final = ("bytes", "control_frames", "fragments")
-KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode")
-LATER_KEYS: Final = (*LATER_QUANTITIES, "direction", "max_delay", "close_after", "penalty", "scope")
-LATER_ON_EXCESS: Final = ("delay",)
+FRAME_KEYS: Final = ("direction", "max_delay", "close_after", "penalty")
+KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode", *FRAME_KEYS)
+LATER_KEYS: Final = ("scope",)
+CLOSE_AFTER_KEYS: Final = ("breaches", "within")
 WHEN_KEYS: Final = ("route", "room", "anonymous", "ip")
 
 TRY_AGAIN_LATER: Final = 1013  # IANA registry of close codes
@@ -44,6 +60,7 @@ STANDARD_CLOSE_CODES: Final = (CloseCode.POLICY_VIOLATION, CloseCode.MESSAGE_TOO
 OWN_CLOSE_CODES: Final = range(3000, 5000)  # RFC 6455 §7.4.2
 
 RULE_WORDS: Final = "a mapping such as {name: user-messages, per: user, messages: 10/s}"
+CLOSE_AFTER_WORDS: Final = "a mapping such as {breaches: 20, within: 10s}"
 WHEN_WORDS: Final = f"conditions: {any_of(WHEN_KEYS)}"
 
 
@@ -61,6 +78,20 @@ def _parse_burst(text: str) -> float:
     return burst
 
 
+def _parse_byte_burst(text: str) -> float:
+    burst = parse_size(text)
+    if burst < 1:
+        raise ValueError(BYTE_BURST.expected)
+    return burst
+
+
+def _parse_fragments(text: str) -> float:
+    count = parse_count(text)
+    if count < 1:
+        raise ValueError(FRAGMENTS.expected)
+    return count
+
+
 def _parse_text(text: str) -> str:
     if not text:
         raise ValueError("text")
@@ -72,7 +103,16 @@ RATE: Final = Kind(RATE_WORDS, parse_rate)
 SIZE: Final[Kind[float]] = Kind(SIZE_WORDS, parse_size)
 BURST: Final = Kind(f"{NUMBER_WORDS}, at least 1", _parse_burst)
 IGNORED_BURST: Final = Kind(NUMBER_WORDS, parse_number)
+IGNORED_BYTE_BURST: Final[Kind[float]] = Kind(SIZE_WORDS, parse_size)
+BYTE_RATE: Final = Kind(BYTE_RATE_WORDS, parse_byte_rate)
+BYTE_BURST: Final = Kind(f"{SIZE_WORDS}, at least 1", _parse_byte_burst)
+FRAGMENTS: Final = Kind("a whole number of frames such as 64, at least 1", _parse_fragments)
+DELAY_TIME: Final = within("a time to wait", parse_duration, "1ms", "1h")
+BREACHES: Final = within("a number of breaches", parse_count, "1", "1000")
+WITHIN: Final = within("a time", parse_duration, "1ms", "24h")
+PENALTY: Final = within("a time", parse_duration, "1ms", "24h")
 MODE: Final = choice(Mode)
+DIRECTION: Final = choice(Direction)
 CLOSE_CODE: Final = Kind("a close code: 1008, 1009, 1013, or one from 3000 to 4999", _parse_close_code)
 ROUTE_NAME: Final = Kind("the name of a route, or a list of them", _parse_text)
 ROOM_GLOB: Final = Kind("the name of a room, in which * and ? stand for others", _parse_text)
@@ -130,6 +170,10 @@ class _RuleReader:
         notify = reading.optional(table, "notify", FLAG, default=True)
         mode = reading.optional(table, "mode", MODE, Mode.ENFORCE)
         when = self._when()
+        known = None if quantity is None else on_excess
+        direction, max_delay = self._direction(quantity), self._max_delay(known)
+        close_after, is_close_after_good = self._close_after(known)
+        penalty = self._penalty(known, direction)
         if per is not None:
             self._check_users(per, quantity, limit, when)
             self._check_rooms(per, when)
@@ -137,21 +181,23 @@ class _RuleReader:
             return None
         if on_excess is None or close_code is None or notify is None or mode is None or when is None:
             return None
-        shadow = self._surroundings.shadow or mode is Mode.SHADOW
-        return Rule(name, per, quantity, limit, burst, on_excess, close_code, notify, Mode.SHADOW if shadow else Mode.ENFORCE, when)
+        if direction is None or max_delay is None or not is_close_after_good or penalty is None:
+            return None
+        mode = Mode.SHADOW if self._surroundings.shadow else mode
+        limits = (name, per, quantity, limit, burst, on_excess, close_code, notify, mode, when)
+        return Rule(*limits, direction, max_delay, close_after, penalty)
 
     def _quantity(self) -> Quantity | None:
-        """The one quantity; None after a problem, or where it is one that is not supported yet."""
+        """The one quantity; None after a problem."""
         there = [key for key in self._table.entries if key in QUANTITIES]
-        later = [key for key in self._table.entries if key in LATER_QUANTITIES]
-        if not there and not later:
+        if not there:
             self._reading.report(self._table.place, f"one of {any_of(QUANTITIES)}", "none of them")
         for key in there[1:]:
             self._reading.report(self._table.keys[key], f"one quantity a rule; {there[0]} is there already", key)
-        return QUANTITIES[there[0]] if len(there) == 1 and not later else None
+        return QUANTITIES[there[0]] if len(there) == 1 else None
 
     def _limit(self, quantity: Quantity | None) -> float | None:
-        """A count, a size in bytes, or a rate per second."""
+        """A count, a size in bytes, or a rate per second (of bytes, too)."""
         entries = self._table.entries
         limits = {one: self._reading.scalar(entries[key], _limit_kind(one)) for key, one in QUANTITIES.items() if key in entries}
         return None if quantity is None else limits[quantity]
@@ -189,14 +235,63 @@ class _RuleReader:
             self._reading.report(self._table.keys["burst"], f"no burst: only rates have one ({rates})", "one")
             return None
         if limit is None:
-            return self._reading.scalar(node, IGNORED_BURST)
-        burst = self._reading.scalar(node, BURST if limit else IGNORED_BURST)
+            return self._reading.scalar(node, IGNORED_BYTE_BURST if quantity is Quantity.BYTES else IGNORED_BURST)
+        kind = BYTE_BURST if quantity is Quantity.BYTES else BURST
+        burst = self._reading.scalar(node, kind if limit else IGNORED_BYTE_BURST if kind is BYTE_BURST else IGNORED_BURST)
         return 0.0 if burst is not None and not limit else burst
 
     def _on_excess(self, quantity: Quantity | None) -> OnExcess | None:
         legal = tuple(OnExcess) if quantity is None else LEGAL_ON_EXCESS[quantity]
-        later = LATER_ON_EXCESS if quantity in (None, Quantity.MESSAGES) else ()
-        return self._reading.optional(self._table, "on_excess", choice(legal, later), legal[0])
+        return self._reading.optional(self._table, "on_excess", choice(legal), legal[0])
+
+    # Each of the keys below belongs to some rules only. One that would do nothing is a mistake, and the words say where it belongs.
+    # The other half of a question may itself have a problem (None); then only this half is looked at.
+
+    def _misplaced(self, key: str, belongs: str, found: str) -> None:
+        self._reading.report(self._table.keys[key], belongs, found)
+
+    def _direction(self, quantity: Quantity | None) -> Direction | None:
+        direction = self._reading.optional(self._table, "direction", DIRECTION, Direction.IN)
+        if "direction" not in self._table.entries or quantity is None or quantity in DIRECTED_QUANTITIES:
+            return direction
+        directed = any_of(one.value for one in Quantity if one in DIRECTED_QUANTITIES)
+        self._misplaced("direction", f"no direction: only {directed} have one", f"one for {quantity.value}")
+        return None
+
+    def _max_delay(self, on_excess: OnExcess | None) -> float | None:
+        seconds = self._reading.optional(self._table, "max_delay", DELAY_TIME, MAX_DELAY)
+        if "max_delay" not in self._table.entries or on_excess is None or on_excess is OnExcess.DELAY:
+            return seconds
+        self._misplaced("max_delay", "no max_delay: only on_excess: delay has one", f"one for {on_excess.value}")
+        return None
+
+    def _close_after(self, on_excess: OnExcess | None) -> tuple[CloseAfter | None, bool]:
+        """(the value, False after a problem)."""
+        node = self._table.entries.get("close_after")
+        if node is None:
+            return None, True
+        if on_excess is not None and on_excess is not OnExcess.DROP:
+            self._misplaced("close_after", "no close_after: only on_excess: drop goes on to close", f"one for {on_excess.value}")
+        table = self._reading.fields(node, CLOSE_AFTER_WORDS, CLOSE_AFTER_KEYS)
+        if table is None:
+            return None, False
+        breaches = self._reading.required(table, "breaches", BREACHES)
+        seconds = self._reading.required(table, "within", WITHIN)
+        if breaches is None or seconds is None or on_excess is not OnExcess.DROP:
+            return None, False
+        return CloseAfter(breaches, seconds), True
+
+    def _penalty(self, on_excess: OnExcess | None, direction: Direction | None) -> float | None:
+        if "penalty" not in self._table.entries:
+            return 0.0
+        seconds = self._reading.scalar(self._table.entries["penalty"], PENALTY)
+        if on_excess is OnExcess.REFUSE or (on_excess is OnExcess.DROP and "close_after" not in self._table.entries):
+            self._misplaced("penalty", "no penalty: only a rule that closes has one (on_excess: close or delay, or close_after)", "one")
+            return None
+        if direction is Direction.OUT:
+            self._misplaced("penalty", "no penalty: with direction: out it is the server that sends too much", "one")
+            return None
+        return seconds
 
     def _close_code(self, quantity: Quantity | None, per: tuple[Per, ...] | None) -> int | None:
         default = int(default_close_code(quantity, per)) if quantity and per else int(CloseCode.LIMIT_EXCEEDED)
@@ -272,4 +367,8 @@ class _RuleReader:
 def _limit_kind(quantity: Quantity) -> Kind[float]:
     if quantity in SEAT_QUANTITIES:
         return COUNT
+    if quantity is Quantity.BYTES:
+        return BYTE_RATE
+    if quantity is Quantity.FRAGMENTS:
+        return FRAGMENTS
     return RATE if quantity in RATE_QUANTITIES else SIZE

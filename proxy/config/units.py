@@ -17,6 +17,7 @@ _NUMBER: Final = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)")
 _COUNT: Final = re.compile(r"[0-9]{1,16}")
 _SIZE: Final = re.compile(r"([0-9]{1,16})(KiB|MiB|GiB)?")
 _RATE: Final = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)/(s|min|h)")
+_BYTE_RATE: Final = re.compile(r"([0-9]{1,16})(KiB|MiB|GiB)?/(s|min|h)")
 _DURATION: Final = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 
 _BYTES: Final = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -26,6 +27,7 @@ COUNT_WORDS: Final = "a whole number such as 0, 3 or 2000"
 NUMBER_WORDS: Final = "a number such as 20 or 2.5"
 SIZE_WORDS: Final = "a size such as 512, 16KiB or 1MiB"
 RATE_WORDS: Final = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
+BYTE_RATE_WORDS: Final = "a rate of bytes such as 4096/s, 64KiB/s or 100MiB/h"
 DURATION_WORDS: Final = "a duration such as 200ms, 30s, 5m or 1h"
 SECONDS_WORDS: Final = "a duration of whole seconds such as 30s, 5m or 1h"
 
@@ -58,6 +60,14 @@ def parse_rate(text: str) -> float:
     if not match:
         raise ValueError(RATE_WORDS)
     return _bounded(float(match[1])) / _SECONDS[match[2]]
+
+
+def parse_byte_rate(text: str) -> float:
+    """Bytes per second: 64KiB/s is 65536.0, 60KiB/min is 1024.0; 0/s is never. Raises ValueError."""
+    match = _BYTE_RATE.fullmatch(text)
+    if not match:
+        raise ValueError(BYTE_RATE_WORDS)
+    return _bounded(int(match[1]) * _BYTES[match[2]]) / _SECONDS[match[3]]
 
 
 def parse_duration(text: str) -> float:

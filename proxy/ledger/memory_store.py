@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
-from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, TokenClaim
+from proxy.ledger.penalties import Penalties
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
 MAX_IDLE_BUCKETS: Final = 1_000_000
@@ -33,6 +34,7 @@ class MemoryStore:
         self._buckets: dict[bytes, TokenBucket] = {}
         self._idle: list[_Idle] = []
         self._max_idle = max_idle_buckets
+        self._penalties = Penalties()
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         self._forget_full(now)
@@ -44,6 +46,11 @@ class MemoryStore:
             if isinstance(claim, SeatClaim):
                 broken = not self._has_room(claim)
                 retry_after = None
+            elif isinstance(claim, PenaltyClaim):
+                retry_after = self._penalties.left(claim.key, now)
+                if retry_after:
+                    return Denial(index, retry_after, tuple(over))
+                continue
             else:
                 wait = self._bucket(claim.key, claim.rate, claim.burst, now).wait(1.0, now)
                 broken = wait > 0
@@ -57,7 +64,7 @@ class MemoryStore:
             if isinstance(claim, SeatClaim):
                 self._sit(claim)
                 seats.append(claim)
-            else:
+            elif isinstance(claim, TokenClaim):
                 self._spend(claim, now)
         return Grant(tuple(seats), tuple(over))
 
@@ -166,12 +173,16 @@ class MemoryStore:
         if not bucket.users:
             del self._buckets[key]
 
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._penalties.impose(key, seconds, now)
+
     def seats(self) -> Mapping[str, int]:
         return self._seats
 
     def sweep(self, now: float) -> None:
         self._forget_full(now, SWEEP_BATCH)
+        self._penalties.sweep(now)
 
     def __len__(self) -> int:
         """Keys that are remembered."""
-        return len(self._counts) + len(self._members) + len(self._buckets)
+        return len(self._counts) + len(self._members) + len(self._buckets) + len(self._penalties)

@@ -5,6 +5,8 @@ Times are seconds of the instance's monotonic clock, passed in as `now`. A missi
 
 - Claims of one ask are granted together or not at all, and a denial changes nothing. The first broken claim in order is named.
 - A claim with `shadow` set takes its seat or token beyond the limit where it must, and never denies; it is reported in `over`.
+- A penalty under a key lasts for the seconds that it was given; until then every `PenaltyClaim` of that key is denied. It is not a
+  seat: a claim of it takes nothing.
 - Seats last until `release`, which is idempotent, never fails and never waits. Tokens stay spent.
 - N asks at `limit - 1` at once: exactly one is granted, over all instances that share the store.
 """
@@ -40,9 +42,17 @@ class TokenClaim:
     shadow: bool = False
 
 
-Claim = SeatClaim | TokenClaim
+@dataclass(frozen=True, slots=True)
+class PenaltyClaim:
+    """That no penalty lasts under `key`. Penalties have keys of their own: a bucket under the same bytes is another thing."""
+
+    rule: str
+    key: bytes
+
+
+Claim = SeatClaim | TokenClaim | PenaltyClaim
 Ask = Sequence[Claim]
-"""All claims of one upgrade, in the order of the rules; no two under one key."""
+"""All claims of one upgrade, in the order of the rules; no two of one kind under one key."""
 
 
 class Grant:
@@ -79,6 +89,12 @@ class Store(Protocol):
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         """Undo one `open_bucket`."""
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        """Deny every `PenaltyClaim` of this key for so long; never shorter than what an earlier penalty has left.
+
+        Like `release` it never fails and never waits. Penalties are bounded in number: those that end first are forgotten first.
+        """
 
     def seats(self) -> Mapping[str, int]:
         """Seats held by this instance now, by rule."""

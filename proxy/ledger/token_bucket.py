@@ -3,10 +3,16 @@
 Time is an argument, in seconds of any clock that does not go backwards; if it does all the same (a failover to another clock), the
 stamp moves to the new time and nothing is given or taken for the gap. Whole tokens taken at one instant are exact, and a refused
 charge changes nothing, so no error adds up however often somebody asks.
+
+Who would rather wait than be refused stands in the bucket's line. What those in line are owed is not there for others, so nobody is
+overtaken by a flood; what is left beyond it is. A line is served in the order of its tickets, which are the caller's: numbers that grow
+over all lines, so that two who wait in two lines cannot wait for each other.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from itertools import islice
 from math import inf
 
 
@@ -16,7 +22,7 @@ class TokenBucket:
     `users` counts who holds the bucket open; whoever owns the table of buckets may forget one that nobody holds and that is full.
     """
 
-    __slots__ = ("burst", "level", "pending", "queued", "rate", "stamp", "users")
+    __slots__ = ("burst", "level", "line", "owed", "pending", "queued", "rate", "stamp", "users")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self.rate = rate
@@ -24,11 +30,13 @@ class TokenBucket:
         self.level = self.burst
         self.stamp = now
         self.pending = 0.0  # the level that `would_pass` found; `spend` takes from it
+        self.owed = 0.0  # tokens that those in line wait for
+        self.line: list[tuple[int, float]] | None = None  # (ticket, cost), in the order of tickets
         self.users = 0
         self.queued = False
 
     def would_pass(self, cost: float, now: float) -> bool:
-        """Is `cost` there at `now`? Nothing is taken. True must be followed by `spend`, or by nothing at all."""
+        """Is `cost` there at `now`, beyond what is owed? Nothing is taken. True must be followed by `spend`, or by nothing at all."""
         elapsed = now - self.stamp
         level = self.level + elapsed * self.rate
         if elapsed < 0:
@@ -37,7 +45,7 @@ class TokenBucket:
         elif level > self.burst:
             level = self.burst
         self.pending = level
-        return level >= cost
+        return level - self.owed >= cost
 
     def spend(self, cost: float, now: float) -> None:
         """Take what `would_pass` has just found to be there, at the same `now`."""
@@ -57,7 +65,46 @@ class TokenBucket:
             return 0.0
         if cost > self.burst or self.rate <= 0:
             return inf
-        return (cost - self.pending) / self.rate
+        return (cost + self.owed - self.pending) / self.rate
+
+    def due(self, cost: float, now: float, ticket: int | None = None) -> float:
+        """When `cost` is there for this place in the line (None: behind everybody); infinite if never.
+
+        That may have been before `now`: the moment when it came to be there, if nobody took from the bucket since.
+        """
+        if cost > self.burst or self.rate <= 0:
+            return inf
+        need = cost + (self.owed if ticket is None else self._ahead(ticket))
+        self.would_pass(cost, now)
+        if self.pending < need:
+            return now + (need - self.pending) / self.rate
+        return min(now, self.stamp + max(0.0, need - self.level) / self.rate)
+
+    def _ahead(self, ticket: int) -> float:
+        """Tokens owed to those with smaller tickets. Most who ask are first, or nearly."""
+        line = self.line
+        return sum(cost for _, cost in islice(line, bisect_left(line, (ticket, -1.0)))) if line else 0.0
+
+    def join(self, ticket: int, cost: float) -> None:
+        """Stand in line. Must be followed by `leave` one day, or the bucket is blocked for ever."""
+        if self.line is None:
+            self.line = []
+        insort(self.line, (ticket, cost))
+        self.owed += cost
+
+    def leave(self, ticket: int, cost: float) -> None:
+        """Go out of the line, served or not."""
+        line = self.line
+        assert line is not None
+        del line[bisect_left(line, (ticket, cost))]
+        self.owed = self.owed - cost if line else 0.0
+        if not line:
+            self.line = None
+
+    def spend_due(self, cost: float, when: float) -> None:
+        """Take what `due` said to be there, as of `when`: not before it was there, and not after now."""
+        self.would_pass(cost, when)
+        self.spend(cost, when)
 
     def full_at(self) -> float:
         """When the bucket is full again if nobody takes from it; it may be forgotten from then on."""

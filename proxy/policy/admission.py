@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
 
-from proxy.ledger.store import Claim, SeatClaim, TokenClaim
+from proxy.ledger.store import Claim, PenaltyClaim, SeatClaim, TokenClaim
 from proxy.policy.identity import Identifier, Principal, part_of
-from proxy.policy.rules import FRAME_QUANTITIES, Per, Quantity, Rule
+from proxy.policy.rules import FRAME_QUANTITIES, Direction, Per, Quantity, Rule, penalty_rule
 
 MAX_RETRY_MS: Final = (1 << 31) - 1  # 24 days: what a browser's setTimeout can wait; with more it fires at once
 SEAT_RETRY: Final = 1.0  # seconds; when a seat becomes free cannot be known
@@ -31,6 +31,15 @@ _TEXTS: Final = {
     "message_rate_limit_exceeded": "messages are sent too fast",
     "ip_rate_limit_exceeded": "messages are sent too fast from this address",
     "payload_too_large": "the message is too large",
+    "byte_rate_limit_exceeded": "more is sent than may pass in this time",
+    "control_rate_limit_exceeded": "pings and pongs are sent too fast",
+    "too_many_fragments": "the message has too many fragments",
+    "penalized": "a limit was broken a short while ago",
+}
+_TEXTS_OUT: Final = {
+    "message_rate_limit_exceeded": "messages of the server come too fast",
+    "ip_rate_limit_exceeded": "messages of the server come too fast for this address",
+    "byte_rate_limit_exceeded": "the server sends more than may pass in this time",
 }
 
 
@@ -44,7 +53,8 @@ class Excess:
     @property
     def text(self) -> str:
         """What happened, for a person."""
-        return _TEXTS[self.rule.code]
+        texts = _TEXTS if self.rule.direction is Direction.IN else _TEXTS_OUT
+        return texts[self.rule.code]
 
     @property
     def retry_after_ms(self) -> int | None:
@@ -78,7 +88,7 @@ class AdmissionRule:
     def __init__(self, rule: Rule, identifier: Identifier) -> None:
         self.rule = rule
         self._identifier = identifier
-        self._pers = (*rule.per, Per.USER) if rule.quantity is Quantity.MEMBERS else rule.per
+        self._pers = _asked_about(rule)
         self._claims: dict[tuple[bytes, ...], Claim] = {}
 
     def claim(self, principal: Principal) -> Claim:
@@ -93,6 +103,8 @@ class AdmissionRule:
 
     def _new_claim(self, principal: Principal) -> Claim:
         rule = self.rule
+        if rule.quantity in FRAME_QUANTITIES:
+            return PenaltyClaim(rule.name, penalty_key(self._identifier, rule, principal))
         key = self._identifier.key(rule, principal, rule.per)
         if rule.quantity is Quantity.UPGRADES:
             return TokenClaim(rule.name, key, rule.limit, rule.burst, rule.shadow)
@@ -104,7 +116,7 @@ class AdmissionRules:
     """The rules that decide about upgrades, ready to be turned into claims."""
 
     def __init__(self, rules: Sequence[Rule], identifier: Identifier) -> None:
-        self._rules = tuple(AdmissionRule(rule, identifier) for rule in rules if rule.quantity not in FRAME_QUANTITIES)
+        self._rules = tuple(AdmissionRule(_at_upgrades(rule), identifier) for rule in rules if _is_asked(rule))
         self._particular = any(rule.rule.when.room is not None or rule.rule.when.networks for rule in self._rules)
         self._chosen: dict[tuple[str, bool, bool], tuple[AdmissionRule, ...]] = {}  # bounded by the routes
 
@@ -122,6 +134,27 @@ class AdmissionRules:
             if not self._particular:
                 self._chosen[kind] = chosen
         return chosen
+
+
+def _asked_about(rule: Rule) -> tuple[Per, ...]:
+    """What of a principal a claim under this rule depends on."""
+    if rule.quantity in FRAME_QUANTITIES:
+        return (Per.USER, Per.IP)  # as penalty_key
+    return (*rule.per, Per.USER) if rule.quantity is Quantity.MEMBERS else rule.per
+
+
+def _is_asked(rule: Rule) -> bool:
+    """Has an upgrade anything to ask under this rule? Under one about frames: whether somebody is kept out."""
+    return rule.quantity not in FRAME_QUANTITIES or (rule.penalty > 0 and not rule.shadow)
+
+
+def _at_upgrades(rule: Rule) -> Rule:
+    return penalty_rule(rule) if rule.quantity in FRAME_QUANTITIES else rule
+
+
+def penalty_key(identifier: Identifier, rule: Rule, principal: Principal) -> bytes:
+    """Under whom a penalty of this rule is remembered: the user, or the address of one who is not known."""
+    return identifier.key(rule, principal, (Per.IP,) if principal.anonymous else (Per.USER,))
 
 
 def applies(rule: Rule, principal: Principal) -> bool:

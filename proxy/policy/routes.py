@@ -38,6 +38,13 @@ class RoomCase(Enum):
     FOLD = "fold"
 
 
+class Compression(Enum):
+    """Whether an upstream is offered what a client offers, or no extension at all."""
+
+    PASS = "pass"  # noqa: S105 -- a word of the YAML, no password
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One line of `routes`. `room` is a template over the names of `path`, None where paths name no room."""
@@ -47,6 +54,7 @@ class Route:
     upstream: str
     room: str | None = None
     room_case: RoomCase = RoomCase.KEEP
+    compression: Compression = Compression.PASS
 
 
 class Match(NamedTuple):

@@ -11,7 +11,6 @@ from proxy.ledger.store import Grant, Store
 from proxy.log import Log
 from proxy.metrics import Totals, Traffic
 from proxy.policy.identity import Principal
-from proxy.policy.meter import release
 from proxy.server.tunnel import Initiator, Tunnel
 
 MIN_CROWD = 20  # users; fewer on one address are no sign of a proxy
@@ -45,8 +44,8 @@ class Live:
         self.totals.connections -= 1
         self.totals.count_close(code, initiator.value)
         self.store.release(held.grant)
-        if tunnel.meter is not None:
-            release(tunnel.meter, self.store)
+        if tunnel.meters is not None:
+            tunnel.meters.release(self.store, time.monotonic())
         if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
             return
         self.log.info(
@@ -60,13 +59,17 @@ class Live:
             bytes_in=tunnel.client.walker.received_bytes,
             messages_out=tunnel.upstream.walker.messages,
             bytes_out=tunnel.upstream.walker.received_bytes,
+            **({"why": tunnel.why} if tunnel.why else {}),
         )
 
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
         _add_traffic(self.gone, tunnel)
+        # A tunnel and its halves stand in a circle, and so do what they hold: transports, walkers, the meter. It is opened here, or all
+        # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.
         for half in (tunnel.client, tunnel.upstream):
-            del half.peer, half.tunnel  # nobody calls it any more; without a cycle all goes at once, and no collector has to look for it
+            del half.tunnel, half.peer
+        del tunnel.vigil
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""

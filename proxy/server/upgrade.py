@@ -20,9 +20,9 @@ from proxy.log import Log
 from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
 from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
-from proxy.policy.meter import Meter, MeterRules, release
-from proxy.policy.routes import Match, PathError, RouteTable, split_target
-from proxy.policy.rules import Mode, RefuseWith, Rule
+from proxy.policy.meter import MeterRules, Meters
+from proxy.policy.routes import Compression, Match, PathError, RouteTable, split_target
+from proxy.policy.rules import Direction, Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Upstream
 from proxy.server import eager
 from proxy.server.answers import problem, too_many, unavailable
@@ -30,9 +30,9 @@ from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
 from proxy.server.timing_wheel import TimingWheel
-from proxy.server.tunnel import Tunnel
+from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
-from proxy.wire.extensions import Agreed, Extension, join_offers, select_offers, settle
+from proxy.wire.extensions import Agreed, Extension, join_offers, select_offers, settle, without_server_context
 from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
 from proxy.wire.handshake import (
     HandshakeError,
@@ -76,7 +76,7 @@ class Connection:
     id: bytes
     route: str = NO_ROUTE
     grant: Grant | None = None
-    meter: Meter | None = None
+    meters: Meters | None = None
     result: Result = Result.FAILED
     early: bool = False  # the client spoke before it was answered
 
@@ -128,6 +128,7 @@ class UpgradePath:
     capacity: Capacity
     log: Log
     dialer: Dialer
+    surroundings: Surroundings  # of tunnels
     buffer: int  # bytes per direction of a tunnel
     scheme: bytes  # of the public port, as the upstream is told: http or https
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -194,9 +195,9 @@ class UpgradePath:
     def _give_back(self, connection: Connection) -> None:
         if connection.grant is not None:
             self.store.release(connection.grant)
-        if connection.meter is not None:
-            release(connection.meter, self.store)
-        connection.grant = connection.meter = None
+        if connection.meters is not None:
+            connection.meters.release(self.store, time.monotonic())
+        connection.grant = connection.meters = None
 
     async def _decide(self, transport: asyncio.Transport, head: RequestHead, peer: Peer, connection: Connection) -> None:
         request = validate_upgrade(head)
@@ -218,7 +219,7 @@ class UpgradePath:
             self._refuse(transport, request, principal, rules[decision.broken], decision, connection.text)
             return
         connection.grant = decision
-        connection.meter = self.meters.compile(principal, self.store, time.monotonic())
+        connection.meters = self.meters.compile(principal, self.store, time.monotonic())
         await self._relay(transport, request, principal, match, peer, connection)
 
     def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
@@ -246,7 +247,10 @@ class UpgradePath:
         connection: Connection,
     ) -> None:
         head = request.head
-        offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meter is not None)
+        offered = head.fields.get(b"sec-websocket-extensions", ()) if match.route.compression is Compression.PASS else ()
+        offers = select_offers(offered, metered=connection.meters is not None)
+        if self.meters.may_drop(principal, Direction.OUT):
+            offers = without_server_context(offers)
         forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=self.scheme)
         handshake = build_upgrade_request(request, extensions=join_offers(offers), forwarded=forwarded, trusted=peer.trusted)
         answer = await self._dial(match, handshake)
@@ -294,14 +298,21 @@ class UpgradePath:
         assert connection.grant is not None
         for side in (transport, answer.transport):
             side.set_write_buffer_limits(high=self.buffer)
-        judge = None if connection.meter is None else connection.meter.charge
+        inward, outward = connection.meters or (None, None)
+        if outward is not None:
+            outward.can_drop = agreed.is_droppable_outward
         tunnel = Tunnel(
-            (transport, FrameWalker(masked=True, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=judge)),
-            (answer.transport, FrameWalker(masked=False, rsv1=agreed.rsv1, lenient=agreed.lenient)),
+            (
+                transport,
+                FrameWalker(masked=True, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=None if inward is None else inward.charge),
+            ),
+            (
+                answer.transport,
+                FrameWalker(masked=False, rsv1=agreed.rsv1, lenient=agreed.lenient, judge=None if outward is None else outward.charge),
+            ),
             connection=connection.text,
-            meter=connection.meter,
-            lingering=self.lingering,
-            ends=self.live,
+            meters=connection.meters,
+            surroundings=self.surroundings,
         )
         self.live.add(tunnel, connection.grant, principal)
         connection.result = Result.ADMITTED

@@ -17,6 +17,7 @@ from proxy.wire.handshake import HandshakeError
 PERMESSAGE_DEFLATE: Final = b"permessage-deflate"
 MAX_EXTENSIONS: Final = 32  # elements; browsers offer one
 CLIENT_NO_CONTEXT_TAKEOVER: Final = b"client_no_context_takeover"
+SERVER_NO_CONTEXT_TAKEOVER: Final = b"server_no_context_takeover"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER: Final = rb"[ \t]*;[ \t]*(" + _TOKEN + rb")(?:[ \t]*=[ \t]*(" + _TOKEN + rb'|"' + _TOKEN + rb'"))?'
@@ -40,6 +41,11 @@ class Agreed:
     rsv1: bool
     lenient: bool
     header: bytes
+
+    @property
+    def is_droppable_outward(self) -> bool:
+        """Can a message of the server be left out, and the client read those behind it? Not if the server compresses with context."""
+        return not self.rsv1 or any(SERVER_NO_CONTEXT_TAKEOVER in one.parameters for one in parse_extensions([self.header]))
 
 
 def parse_extensions(values: Iterable[bytes]) -> list[Extension]:
@@ -75,6 +81,17 @@ def select_offers(values: Sequence[bytes], *, metered: bool) -> list[Extension]:
     except ValueError as error:
         raise HandshakeError(str(error)) from None
     return [offer for offer in offers if not metered or offer.name == PERMESSAGE_DEFLATE]
+
+
+def without_server_context(offers: Iterable[Extension]) -> list[Extension]:
+    """Offers that ask the server to compress each message on its own (RFC 7692 §7.1.1.1), since one may be dropped on its way."""
+    return [_asking(offer, SERVER_NO_CONTEXT_TAKEOVER) if offer.name == PERMESSAGE_DEFLATE else offer for offer in offers]
+
+
+def _asking(offer: Extension, parameter: bytes) -> Extension:
+    if parameter in offer.parameters:
+        return offer
+    return Extension(offer.name, (*offer.parameters, parameter), offer.raw + b"; " + parameter)
 
 
 def join_offers(offers: Iterable[Extension]) -> bytes:

@@ -7,17 +7,24 @@ from ipaddress import ip_network
 import pytest
 
 from proxy.config import Config, Overrides
-from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, LISTS_ALLOWED, Mode, OnExcess, Per, Quantity, Rule, When
+from proxy.config.reading import any_of
+from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, LISTS_ALLOWED, CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
 
 ROOMS = 'routes: [{name: rooms, path: "/{room}", upstream: game}, {name: rest, path: "/{rest*}", upstream: game}]\n'  # line 2
 LIMITS = {"connections": "3", "members": "2000", "upgrades": "5/s", "messages": "10/s", "message_size": "16KiB"}
+LIMITS |= {"bytes": "64KiB/s", "control_frames": "2/s", "fragments": "64"}
 NUMBERS = {"connections": 3, "members": 2000, "upgrades": 5.0, "messages": 10.0, "message_size": 16384}
+NUMBERS |= {"bytes": 65536.0, "control_frames": 2.0, "fragments": 64}
 NAME = "a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit"
-KEYS = "name, per, connections, members, upgrades, messages, message_size, burst, when, on_excess, notify, close_code or mode"
+QUANTITIES = "connections, members, upgrades, messages, message_size, bytes, control_frames"
+KEYS = f"name, per, {QUANTITIES}, fragments, burst, when, on_excess, notify, close_code, mode, direction, max_delay, close_after or penalty"
 RATE = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
+BYTE_RATE = "a rate of bytes such as 4096/s, 64KiB/s or 100MiB/h"
+SIZE = "a size such as 512, 16KiB or 1MiB"
+FRAGMENTS = "a whole number of frames such as 64, at least 1"
 CLOSE_CODE = "a close code: 1008, 1009, 1013, or one from 3000 to 4999"
 
 
@@ -47,7 +54,7 @@ def test_lists_of_per_are_for_what_can_be_counted_so(quantity: Quantity, config:
     if quantity in LISTS_ALLOWED:
         assert config(text).rules[0].per == tuple(legal)
     else:
-        assert mistakes(text) == [f"3:24: rules[0].per: expected {legal[0].value} for {quantity.value}, found a list"]
+        assert mistakes(text) == [f"3:24: rules[0].per: expected {any_of(one.value for one in legal)} for {quantity.value}, found a list"]
 
 
 def test_the_order_of_a_list_of_per_is_kept(config: Read) -> None:
@@ -83,6 +90,12 @@ def test_close_codes_are_those_of_the_contract_unless_the_rule_names_one(rule: s
         ("messages: 0/s, burst: 0", 0.0),
         ("messages: 0/h, burst: 20", 0.0),
         ("connections: 3", 0.0),
+        ("bytes: 64KiB/s", 65536.0),
+        ("bytes: 1MiB/h", (1 << 20) / 3600),
+        ("bytes: 60/h", 1.0),
+        ("bytes: 64KiB/s, burst: 1MiB", 1048576.0),
+        ("bytes: 0/s, burst: 1MiB", 0.0),
+        ("control_frames: 2/s, burst: 5", 5.0),
     ],
 )
 def test_a_burst_is_one_seconds_worth_unless_the_rule_names_one(rule: str, burst: float, config: Read) -> None:
@@ -110,12 +123,15 @@ rules:
     per: [user, room]
     messages: 600/min
     burst: 12.5
-    on_excess: close
+    on_excess: drop
+    direction: out
+    close_after: {breaches: 20, within: 10s}
     notify: false
     close_code: 4321
     mode: shadow
     when: {route: [rooms, rest], room: "vip-*", anonymous: false, ip: [10.0.0.0/8, "2001:db8::/32"]}
   - {name: s, per: ip, connections: 0, when: {route: rest, ip: 127.0.0.1, anonymous: true}}
+  - {name: t, per: user, bytes: 1KiB/s, burst: 2KiB, on_excess: delay, max_delay: 200ms, direction: in, penalty: 5m}
 """
     )
     assert config(text).rules == (
@@ -125,13 +141,15 @@ rules:
             Quantity.MESSAGES,
             10.0,
             12.5,
-            OnExcess.CLOSE,
+            OnExcess.DROP,
             4321,
             notify=False,
             mode=Mode.SHADOW,
             when=When(
                 frozenset({"rooms", "rest"}), "vip-*", anonymous=False, networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
             ),
+            direction=Direction.OUT,
+            close_after=CloseAfter(20, 10.0),
         ),
         Rule(
             "s",
@@ -143,6 +161,7 @@ rules:
             4008,
             when=When(frozenset({"rest"}), anonymous=True, networks=(ip_network("127.0.0.1"),)),
         ),
+        Rule("t", (Per.USER,), Quantity.BYTES, 1024.0, 2048.0, OnExcess.DELAY, 4008, max_delay=0.2, penalty=300.0),
     )
 
 
@@ -154,18 +173,9 @@ def test_shadow_at_the_top_makes_every_rule_a_shadow(config: Read) -> None:
     assert config(text + "mode: enforce").rules == enforced
 
 
-@pytest.mark.parametrize("later", ["bytes", "control_frames", "fragments", "direction", "max_delay", "close_after", "penalty", "scope"])
-def test_keys_of_later_issues_are_not_supported_yet(later: str, mistakes: Mistakes) -> None:
-    assert mistakes(f"rules: [{{name: r, per: user, messages: 1/s, {later}: 1}}]") == [
-        f"2:45: rules[0].{later}: expected {KEYS}, found {later}, which is not supported yet"
-    ]
-
-
-@pytest.mark.parametrize("later", ["bytes", "control_frames", "fragments"])
-def test_a_quantity_of_a_later_issue_is_not_called_missing_as_well(later: str, mistakes: Mistakes) -> None:
-    assert mistakes(f"rules: [{{name: r, per: connection, {later}: 1, on_excess: delay}}]") == [
-        f"2:36: rules[0].{later}: expected {KEYS}, found {later}, which is not supported yet",
-        f'2:{52 + len(later)}: rules[0].on_excess: expected refuse, drop or close (delay is not supported yet), found "delay"',
+def test_the_key_of_a_later_issue_is_not_supported_yet(mistakes: Mistakes) -> None:
+    assert mistakes("rules: [{name: r, per: user, messages: 1/s, scope: 1}]") == [
+        f"2:45: rules[0].scope: expected {KEYS}, found scope, which is not supported yet"
     ]
 
 
@@ -179,7 +189,10 @@ def test_a_quantity_of_a_later_issue_is_not_called_missing_as_well(later: str, m
         ("[{name: 'a\n\n  b', per: ip, connections: 1}]", f'3:16: rules[0].name: expected {NAME}, found "a\\nb"'),
         (
             "[{name: r, per: ip}]",
-            "3:9: rules[0]: expected one of connections, members, upgrades, messages or message_size, found none of them",
+            (
+                "3:9: rules[0]: expected one of connections, members, upgrades, messages, message_size, bytes, control_frames or fragments, "
+                "found none of them"
+            ),
         ),
         (
             "[{name: r, connections: 1}]",
@@ -215,7 +228,7 @@ def test_a_quantity_of_a_later_issue_is_not_called_missing_as_well(later: str, m
         ),
         (
             "[{name: r, per: ip, connections: 1, burst: 2}]",
-            "3:44: rules[0].burst: expected no burst: only rates have one (upgrades or messages), found one",
+            "3:44: rules[0].burst: expected no burst: only rates have one (upgrades, messages, bytes or control_frames), found one",
         ),
         (
             "[{name: r, per: ip, messages: 1/s, burst: 0}]",
@@ -228,8 +241,105 @@ def test_a_quantity_of_a_later_issue_is_not_called_missing_as_well(later: str, m
         ("[{name: r, per: ip, messages: 1/s, burst: 5/s}]", '3:50: rules[0].burst: expected a number such as 20 or 2.5, found "5/s"'),
         ("[{name: r, per: ip, messages: 0/s, burst: x}]", '3:50: rules[0].burst: expected a number such as 20 or 2.5, found "x"'),
         (
-            "[{name: r, per: ip, messages: 1/s, on_excess: delay}]",
-            '3:54: rules[0].on_excess: expected drop or close (delay is not supported yet), found "delay"',
+            "[{name: r, per: ip, messages: 1/s, on_excess: delays}]",
+            '3:54: rules[0].on_excess: expected drop, close or delay (did you mean delay?), found "delays"',
+        ),
+        ("[{name: r, per: ip, bytes: 10}]", f'3:35: rules[0].bytes: expected {BYTE_RATE}, found "10"'),
+        ("[{name: r, per: ip, bytes: 1.5KiB/s}]", f'3:35: rules[0].bytes: expected {BYTE_RATE}, found "1.5KiB/s"'),
+        ("[{name: r, per: ip, bytes: 1KiB/s, burst: 1.5}]", f'3:50: rules[0].burst: expected {SIZE}, found "1.5"'),
+        ("[{name: r, per: ip, bytes: 1KiB/s, burst: 0}]", f'3:50: rules[0].burst: expected {SIZE}, at least 1, found "0"'),
+        ("[{name: r, per: ip, bytes: 0/s, burst: x}]", f'3:47: rules[0].burst: expected {SIZE}, found "x"'),
+        ("[{name: r, per: connection, fragments: 0}]", f'3:47: rules[0].fragments: expected {FRAGMENTS}, found "0"'),
+        (
+            "[{name: r, per: connection, fragments: 5/s}]",
+            '3:47: rules[0].fragments: expected a whole number such as 0, 3 or 2000, found "5/s"',
+        ),
+        ("[{name: r, per: ip, control_frames: 5}]", f'3:44: rules[0].control_frames: expected {RATE}, found "5"'),
+        (
+            "[{name: r, per: ip, messages: 1/s, direction: both}]",
+            '3:54: rules[0].direction: expected in or out, found "both"',
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, {quantity}: {LIMITS[quantity]}, direction: in}}]",
+                (
+                    f"3:{32 + len(quantity) + len(LIMITS[quantity])}: rules[0].direction: expected no direction: "
+                    f"only messages or bytes have one, found one for {quantity}"
+                ),
+            )
+            for quantity in ["connections", "upgrades", "control_frames"]
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, messages: 1/s, on_excess: {on_excess}, max_delay: 1s}}]",
+                f"3:{56 + len(on_excess)}: rules[0].max_delay: expected no max_delay: only on_excess: delay has one, found one for {on_excess}",
+            )
+            for on_excess in ["drop", "close"]
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, max_delay: 1s}]",
+            "3:43: rules[0].max_delay: expected no max_delay: only on_excess: delay has one, found one for drop",
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, bytes: 1/s, max_delay: {told}}}]",
+                f'3:51: rules[0].max_delay: expected a time to wait from 1ms to 1h, found "{told}"',
+            )
+            for told in ["0s", "2h", "5", "off"]
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, messages: 1/s, on_excess: {on_excess}, close_after: {{breaches: 5, within: 1s}}}}]",
+                (
+                    f"3:{56 + len(on_excess)}: rules[0].close_after: expected no close_after: only on_excess: drop goes on to close, "
+                    f"found one for {on_excess}"
+                ),
+            )
+            for on_excess in ["close", "delay"]
+        ),
+        (
+            "[{name: r, per: ip, connections: 1, close_after: {breaches: 5, within: 1s}}]",
+            "3:44: rules[0].close_after: expected no close_after: only on_excess: drop goes on to close, found one for refuse",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, close_after: 5}]",
+            "3:56: rules[0].close_after: expected a mapping such as {breaches: 20, within: 10s}, found text",
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, close_after: {breaches: 5}}]",
+            "3:56: rules[0].close_after.within: expected a time from 1ms to 24h, found nothing",
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, messages: 1/s, close_after: {{within: 1s, breaches: {told}}}}}]",
+                f'3:79: rules[0].close_after.breaches: expected a number of breaches from 1 to 1000, found "{told}"',
+            )
+            for told in ["0", "1001", "x"]
+        ),
+        (
+            "[{name: r, per: ip, messages: 1/s, close_after: {within: 25h, breaches: 3}}]",
+            '3:65: rules[0].close_after.within: expected a time from 1ms to 24h, found "25h"',
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, {rule}, penalty: 30s}}]",
+                (
+                    f"3:{30 + len(rule)}: rules[0].penalty: expected no penalty: only a rule that closes has one "
+                    "(on_excess: close or delay, or close_after), found one"
+                ),
+            )
+            for rule in ["connections: 1", "upgrades: 1/s", "messages: 1/s", "bytes: 1/s, on_excess: drop"]
+        ),
+        (
+            "[{name: r, per: ip, bytes: 1/s, direction: out, penalty: 30s}]",
+            "3:56: rules[0].penalty: expected no penalty: with direction: out it is the server that sends too much, found one",
+        ),
+        *(
+            (
+                f"[{{name: r, per: ip, bytes: 1/s, penalty: {told}}}]",
+                f'3:49: rules[0].penalty: expected a time from 1ms to 24h, found "{told}"',
+            )
+            for told in ["0s", "25h", "30"]
         ),
         ("[{name: r, per: ip, messages: 1/s, notify: yes}]", '3:51: rules[0].notify: expected true or false, found "yes"'),
         ("[{name: r, per: ip, messages: 1/s, notify: True}]", '3:51: rules[0].notify: expected true or false, found "True"'),

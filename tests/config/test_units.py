@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config.units import MAX_NUMBER, parse_count, parse_duration, parse_number, parse_rate, parse_seconds, parse_size
+from proxy.config.units import MAX_NUMBER, parse_byte_rate, parse_count, parse_duration, parse_number, parse_rate, parse_seconds, parse_size
 
-EVERY_UNIT = [parse_count, parse_number, parse_size, parse_rate, parse_duration, parse_seconds]
+EVERY_UNIT = [parse_count, parse_number, parse_size, parse_rate, parse_byte_rate, parse_duration, parse_seconds]
 
 
 @pytest.mark.parametrize(("text", "count"), [("0", 0), ("3", 3), ("010", 10), ("2000", 2000), (str(MAX_NUMBER), MAX_NUMBER)])
@@ -101,3 +101,17 @@ def test_durations_are_the_nearest_float_to_what_was_written(number: Decimal, un
 def test_any_text_is_an_amount_within_bounds_or_a_value_error(text: str, parse: Callable[[str], float]) -> None:
     with contextlib.suppress(ValueError):
         assert 0 <= parse(text) <= MAX_NUMBER
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("0/s", 0), ("4096/s", 4096), ("64KiB/s", 65536), ("60KiB/min", 1024), ("100MiB/h", (100 << 20) / 3600), ("1GiB/s", 1 << 30)],
+)
+def test_rates_of_bytes_are_per_second(text: str, rate: float) -> None:
+    assert parse_byte_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "64KiB", "/s", "1.5KiB/s", "64kB/s", "64KiB/d", "64 KiB/s", "64KiB/s ", "-1/s"])
+def test_what_is_no_rate_of_bytes_is_told_with_examples(text: str) -> None:
+    with pytest.raises(ValueError, match="4096/s, 64KiB/s or 100MiB/h"):
+        parse_byte_rate(text)

@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from proxy.ledger.memory_store import AMORTISED, SWEEP_BATCH, MemoryStore
 from proxy.ledger.store import Grant, Store
+from tests.ledger.penalty_contract import PenaltyContract
 from tests.ledger.store_contract import NOW, Answers, ClockContract, StoreContract, StoreMachine, denied, granted, member, seat, token
 
 
@@ -23,6 +24,10 @@ class TestContract(StoreContract):
 
 
 class TestClock(ClockContract):
+    pass
+
+
+class TestPenalties(PenaltyContract):
     pass
 
 

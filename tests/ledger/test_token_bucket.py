@@ -265,3 +265,89 @@ def test_the_level_stays_between_0_and_the_burst_and_close_to_the_truth(
             assert exact.at(now) < cost + 1e-6
         assert 0 <= bucket.level <= burst
         assert abs(bucket.level - exact.level) < 1e-9 * max(1.0, rate)
+
+
+class TestLine:
+    """Those who wait: what they are owed, and when it is there."""
+
+    def test_what_is_owed_is_not_there_for_others_and_the_rest_is(self) -> None:
+        bucket = TokenBucket(1, 5, NOW)
+        bucket.join(1, 3)
+        assert [bucket.would_pass(cost, NOW) for cost in (2, 2.5)] == [True, False]
+        assert bucket.take(2, NOW)
+        assert bucket.wait(1, NOW) == 1
+
+    def test_each_place_is_due_when_it_and_all_before_it_are_there(self) -> None:
+        bucket = TokenBucket(2, 4, NOW)
+        assert bucket.take(4, NOW)
+        for ticket, cost in ((1, 3), (2, 1), (3, 4)):
+            bucket.join(ticket, cost)
+        assert [bucket.due(cost, NOW, ticket) for ticket, cost in ((1, 3), (2, 1), (3, 4))] == [NOW + 1.5, NOW + 2, NOW + 4]
+        assert bucket.due(1, NOW) == NOW + 4.5  # behind them all
+
+    def test_the_order_is_that_of_tickets_not_of_coming(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        for ticket in (5, 2, 9):
+            bucket.join(ticket, 1)
+        assert [bucket.due(1, NOW, ticket) for ticket in (2, 5, 9)] == [NOW + 1, NOW + 2, NOW + 3]
+
+    def test_what_was_there_earlier_was_due_then_and_is_spent_as_of_then(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        bucket.join(1, 1)
+        when = bucket.due(1, NOW + 1.25, 1)
+        assert when == NOW + 1
+        bucket.leave(1, 1)
+        bucket.spend_due(1, when)
+        assert bucket.due(1, NOW + 1.25) == NOW + 2
+
+    def test_a_line_of_more_than_the_burst_is_served_one_by_one(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        bucket.join(1, 1)
+        bucket.join(2, 1)
+        assert bucket.due(1, NOW + 100, 1) == NOW + 1
+        assert bucket.due(1, NOW + 100, 2) == NOW + 101  # not before the first has gone
+        bucket.leave(1, 1)
+        assert bucket.due(1, NOW + 100, 2) == NOW + 1
+
+    def test_who_leaves_is_owed_nothing_any_more(self) -> None:
+        bucket = TokenBucket(1, 2, NOW)
+        for ticket in (1, 2, 3):
+            bucket.join(ticket, 0.1)
+        for ticket in (2, 1, 3):
+            bucket.leave(ticket, 0.1)
+        assert bucket.owed == 0
+        assert bucket.line is None
+        assert bucket.take(2, NOW)
+
+    @pytest.mark.parametrize(("rate", "burst", "cost"), [(0, 5, 1), (1, 5, 5.5)])
+    def test_never_is_infinite(self, rate: float, burst: float, cost: float) -> None:
+        assert TokenBucket(rate, burst, NOW).due(cost, NOW) == inf
+
+    def test_a_clock_that_steps_back_is_waited_for_no_longer_than_the_tokens(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        bucket.join(1, 1)
+        assert bucket.due(1, NOW - 50, 1) == NOW - 49
+
+    @given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=30), st.integers(1, 8))
+    def test_a_line_passes_at_the_rate_and_in_order(self, waiting: list[tuple[int, bool]], burst: int) -> None:
+        """Everybody joins at once; some leave without their tokens; each of the others passes when it says it is due, or later."""
+        bucket = TokenBucket(4, 8, NOW)
+        assert bucket.take(8, NOW)
+        for ticket, (cost, _) in enumerate(waiting):
+            bucket.join(ticket, cost)
+        spent = Fraction(0)
+        now = NOW
+        for ticket, (cost, leaves) in enumerate(waiting):
+            if not leaves:
+                due = bucket.due(cost, now, ticket)
+                spent += cost
+                assert Fraction(due) == Fraction(NOW) + spent / 4
+                now = max(now, due)
+            bucket.leave(ticket, cost)
+            if not leaves:
+                bucket.spend_due(cost, now)
+        assert bucket.line is None

@@ -277,8 +277,8 @@ WALKER = (
     Mutant(
         "close_payload_not_unmasked",
         FRAMES,
-        "        if self._mask_bit:\n            payload",
-        "        if False:\n            payload",
+        "return mask_payload(payload, data[end - length - MASK_SIZE : end - length]) if self._mask_bit else payload",
+        "return payload",
         CLOSE,
     ),
     Mutant("close_payload_of_one_byte_allowed", FRAMES, "    if len(payload) == 1:\n", "    if len(payload) > 125:\n", FAULTS),
@@ -520,6 +520,7 @@ COMPRESSION = (
 )
 
 BUCKET = "proxy/ledger/token_bucket.py"
+PENALTIES = "proxy/ledger/penalties.py"
 MEMORY_STORE = "proxy/ledger/memory_store.py"
 ADMISSION = "proxy/policy/admission.py"
 METER = "proxy/policy/meter.py"
@@ -528,7 +529,25 @@ IDENTITY = "proxy/policy/identity.py"
 ROUTES = "proxy/policy/routes.py"
 RULES = "proxy/policy/rules.py"
 
+LINE = ("tests/ledger/test_token_bucket.py::TestLine",)
+PENALTY = ("tests/ledger/test_penalties.py",)
+
 LEDGER = (
+    Mutant("penalty_made_shorter_by_the_next", PENALTIES, "end if known is None else max(known, end)", "end", PENALTY),
+    Mutant("penalty_not_made_longer", PENALTIES, "else max(known, end)", "else known", PENALTY),
+    Mutant("penalties_unbounded", PENALTIES, "if len(self._line) > self._most:", "if False:", PENALTY),
+    Mutant("penalty_made_longer_is_forgotten", PENALTIES, "            if end > now:\n", "            if False:\n", PENALTY),
+    Mutant("penalties_never_forgotten", PENALTIES, "line[0][0] <= now:", "line[0][0] <= 0:", PENALTY),
+    Mutant(
+        "penalty_takes_a_place_each_time", PENALTIES, "if known is not None:\n            return", "if False:\n            return", PENALTY
+    ),
+    Mutant(
+        "penalty_claims_always_granted",
+        MEMORY_STORE,
+        "                if retry_after:\n",
+        "                if False:\n",
+        ("tests/ledger/test_memory_store.py::TestPenalties",),
+    ),
     Mutant(
         "bucket_born_empty", BUCKET, "self.level = self.burst", "self.level = 0.0", ("tests/ledger/test_token_bucket.py::TestAtOneInstant",)
     ),
@@ -542,8 +561,8 @@ LEDGER = (
     Mutant(
         "bucket_refuses_what_is_exactly_enough",
         BUCKET,
-        "return level >= cost",
-        "return level > cost",
+        "return level - self.owed >= cost",
+        "return level - self.owed > cost",
         ("tests/ledger/test_token_bucket.py::TestAtOneInstant",),
     ),
     Mutant(
@@ -584,8 +603,8 @@ LEDGER = (
     Mutant(
         "bucket_rate_of_0_divides_by_zero",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:",
-        "if cost > self.burst + 1:",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
+        "if cost > self.burst + 1:\n            return inf\n        return",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
@@ -598,16 +617,30 @@ LEDGER = (
     Mutant(
         "bucket_waits_for_a_cost_above_its_burst",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:",
-        "if self.rate <= 0:",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
+        "if self.rate <= 0:\n            return inf\n        return",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
         "bucket_wait_from_the_last_spending",
         BUCKET,
-        "return (cost - self.pending) / self.rate",
-        "return (cost - self.level) / self.rate",
+        "return (cost + self.owed - self.pending) / self.rate",
+        "return (cost + self.owed - self.level) / self.rate",
         ("tests/ledger/test_token_bucket.py::TestWait",),
+    ),
+    Mutant("line_overtaken_by_who_comes_later", BUCKET, "return level - self.owed >= cost", "return level >= cost", LINE),
+    Mutant("line_in_the_order_of_coming", BUCKET, "insort(self.line, (ticket, cost))", "self.line.append((ticket, cost))", LINE),
+    Mutant("line_of_which_each_thinks_to_be_first", BUCKET, "else self._ahead(ticket))", "else 0.0)", LINE),
+    Mutant("line_of_which_each_thinks_to_be_last", BUCKET, "self.owed if ticket is None else", "self.owed if True else", LINE),
+    Mutant("line_due_now_where_it_was_due_before", BUCKET, "return min(now, self.stamp +", "return max(now, self.stamp +", LINE),
+    Mutant("line_owes_to_who_has_left", BUCKET, "        self.owed = self.owed - cost if line else 0.0\n", "", LINE),
+    Mutant("line_owes_what_rounding_left", BUCKET, "self.owed - cost if line else 0.0", "self.owed - cost", LINE),
+    Mutant(
+        "line_of_a_rate_of_0_divides_by_zero",
+        BUCKET,
+        "or self.rate <= 0:\n            return inf\n        need",
+        ":\n            return inf\n        need",
+        LINE,
     ),
     Mutant(
         "bucket_full_too_early",
@@ -839,99 +872,197 @@ ADMISSION_RULES = (
     ),
 )
 
+TOGETHER = ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",)
+RATES = ("tests/policy/test_meter.py::TestRates",)
+SIZES = ("tests/policy/test_meter.py::TestSizes",)
+BYTES = ("tests/policy/test_meter.py::TestBytes",)
+FRAGMENT_COUNTS = ("tests/policy/test_meter.py::TestFragments",)
+DELAY = ("tests/policy/test_meter.py::TestDelay",)
+SEVERITY = ("tests/policy/test_meter.py::TestSeverity",)
+SHADOW = ("tests/policy/test_meter.py::TestShadow",)
+CLOSE_AFTER = ("tests/policy/test_meter.py::TestCloseAfter",)
+PENALIZED = ("tests/policy/test_meter.py::TestPenalty",)
+
 METERS = (
     Mutant(
         "meter_charges_the_first_rule_alone",
         METER,
-        "        for account in accounts:\n            account.bucket.spend(MESSAGE, now)\n        self._message_size",
-        "        for account in accounts[:1]:\n            account.bucket.spend(MESSAGE, now)\n        self._message_size",
-        ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",),
+        "        for bucket in buckets:\n            bucket.level = bucket.pending - ONE",
+        "        for bucket in buckets[:1]:\n            bucket.level = bucket.pending - ONE",
+        TOGETHER,
+    ),
+    Mutant("meter_charges_one_by_one", METER, "bucket.pending = level\n", "bucket.pending = bucket.level = level - ONE\n", TOGETHER),
+    Mutant("meter_plain_path_above_the_burst", METER, "if level > bucket.burst:", "if False:", RATES),
+    Mutant(
+        "meter_plain_path_refuses_the_last_token",
+        METER,
+        "if level < ONE or",
+        "if level <= ONE or",
+        (*RATES, "tests/policy/test_meter_model.py"),
     ),
     Mutant(
-        "meter_charges_one_by_one",
+        "meter_plain_path_believes_a_clock_that_steps_back",
         METER,
-        "            if not account.bucket.would_pass(MESSAGE, now):\n                return",
-        "            if not account.bucket.take(MESSAGE, now):\n                return",
-        ("tests/policy/test_meter.py::TestChargedTogetherOrNotAtAll",),
+        "or elapsed < 0.0:",
+        "or False:",
+        ("tests/policy/test_meter.py::TestPlainPath",),
     ),
     Mutant(
-        "meter_only_text_counted",
+        "meter_plain_path_for_shadows_too",
         METER,
-        "if opcode > Opcode.BINARY:",
-        "if opcode > Opcode.TEXT:",
-        ("tests/policy/test_meter.py::TestRates::test_mistake_only_text_is_counted",),
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._bytes or delays)",
+        SHADOW,
     ),
+    Mutant(
+        "meter_plain_path_for_bytes_too",
+        METER,
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._shadows or delays)",
+        BYTES,
+    ),
+    Mutant(
+        "meter_plain_path_for_delays_too",
+        METER,
+        "self._is_plain = not (self._bytes or self._shadows or delays)",
+        "self._is_plain = not (self._bytes or self._shadows)",
+        DELAY,
+    ),
+    Mutant("meter_bytes_not_asked", METER, "if not bucket.would_pass(length, now):", "if bucket is None:", BYTES),
+    Mutant("meter_only_text_counted", METER, "_LAST_DATA: Final = int(Opcode.BINARY)", "_LAST_DATA: Final = int(Opcode.TEXT)", RATES),
     Mutant(
         "meter_control_frames_charged",
         METER,
-        "if opcode > Opcode.BINARY:",
-        "if opcode > Opcode.PONG:",
-        ("tests/policy/test_meter.py::TestRates::test_control_frames_cost_nothing",),
+        "ones = self._controls if opcode > _LAST_DATA else",
+        "ones = self._messages if opcode > _LAST_DATA else",
+        RATES,
     ),
-    Mutant(
-        "meter_continuations_charged",
-        METER,
-        "if opcode == Opcode.CONTINUATION:",
-        "if opcode == Opcode.CONTINUATION and not self._accounts:",
-        ("tests/policy/test_meter.py::TestRates::test_a_message_is_charged_at_its_first_frame_only",),
-    ),
+    Mutant("meter_continuations_charged", METER, "else self._messages if opcode else ()", "else self._messages", RATES),
     Mutant(
         "meter_size_of_the_frame_alone",
         METER,
-        "size = self._message_size + length",
-        "size = length",
-        ("tests/policy/test_meter.py::TestSizes",),
+        "return self._message_size + length, self._fragments + 1",
+        "return length, self._fragments + 1",
+        SIZES,
+    ),
+    Mutant(
+        "meter_fragments_not_counted",
+        METER,
+        "return self._message_size + length, self._fragments + 1",
+        "return self._message_size + length, 1",
+        FRAGMENT_COUNTS,
+    ),
+    Mutant(
+        "meter_control_frames_are_fragments",
+        METER,
+        "        if opcode <= _LAST_DATA:\n            self._message_size",
+        "        if True:\n            self._message_size",
+        (*SIZES, *FRAGMENT_COUNTS),
     ),
     Mutant(
         "meter_size_of_the_last_message_stays",
         METER,
-        "            account.bucket.spend(MESSAGE, now)\n        self._message_size = length",
-        "            account.bucket.spend(MESSAGE, now)\n        self._message_size += length",
-        ("tests/policy/test_meter.py::TestSizes",),
-    ),
-    Mutant(
-        "meter_size_off_by_one",
-        METER,
-        "if length > self._max_size:",
-        "if length >= self._max_size and self._accounts == ():",
-        ("tests/policy/test_meter.py::test_any_stream_agrees_with_a_slow_model",),
+        "        self._message_size = length\n        self._fragments = 1\n",
+        "        self._message_size += length\n        self._fragments = 1\n",
+        SIZES,
     ),
     Mutant(
         "meter_size_limit_itself_is_too_large",
         METER,
-        "if length > one.rule.limit and not one.rule.shadow",
-        "if length >= one.rule.limit and not one.rule.shadow",
-        ("tests/policy/test_meter.py::TestSizes::test_of_several_limits_the_smallest_that_acts_counts",),
+        "if length > self._max_size:",
+        "if length >= self._max_size and self._judge(opcode, length + 1, now):",
+        SIZES,
     ),
     Mutant(
-        "meter_continuation_dropped",
+        "meter_rule_broken_by_what_it_allows",
         METER,
-        "                return self._close(one, Excess(one.rule, None))",
-        "                return Verdict.DROP",
-        ("tests/policy/test_meter.py::TestSizes",),
+        "else fragments) > rule.limit",
+        "else fragments) >= rule.limit",
+        (*SIZES, *FRAGMENT_COUNTS),
     ),
+    Mutant("meter_continuation_dropped", METER, "or opcode == _CONTINUATION or not (", "or not (", SIZES),
+    Mutant("meter_drop_beats_close", METER, "_DROP: 2, _CLOSE: 3}", "_DROP: 3, _CLOSE: 2}", SEVERITY),
+    Mutant("meter_delay_beats_drop", METER, "_HOLD: 1, _DROP: 2,", "_HOLD: 2, _DROP: 1,", DELAY),
     Mutant(
-        "meter_drop_beats_close",
+        "meter_last_rule_named",
         METER,
-        "one[0].rule.on_excess is not OnExcess.CLOSE",
-        "one[0].rule.on_excess is OnExcess.CLOSE",
-        ("tests/policy/test_meter.py::TestSeverity",),
+        "if _SEVERITY[verdict] > _SEVERITY[worst]:",
+        "if _SEVERITY[verdict] >= _SEVERITY[worst] > 0 or _SEVERITY[verdict] > _SEVERITY[worst]:",
+        SEVERITY,
     ),
-    Mutant("meter_last_rule_named", METER, "one[0].order))", "-one[0].order))", ("tests/policy/test_meter.py::TestSeverity",)),
     Mutant(
         "meter_shadow_acts",
         METER,
-        "self._accounts = tuple(one for one in accounts if not one.frame_rule.rule.shadow)",
-        "self._accounts = tuple(accounts)",
-        ("tests/policy/test_meter.py::TestShadow",),
+        "self._enforced = tuple(one for one in accounts if not one.frame_rule.rule.shadow)",
+        "self._enforced = tuple(accounts)",
+        SHADOW,
+    ),
+    Mutant("meter_shadow_size_counts_each_frame", METER, " and before[rule.quantity is Quantity.FRAGMENTS] <= rule.limit", "", SHADOW),
+    Mutant(
+        "meter_shadow_delay_always_a_delay",
+        METER,
+        "_CLOSE if bucket.wait(cost, now) > frame_rule.rule.max_delay else _HOLD",
+        "_HOLD",
+        DELAY,
+    ),
+    Mutant("meter_cost_of_bytes_is_one", METER, "                return length\n", "                return ONE\n", BYTES),
+    Mutant("meter_waits_without_end", METER, "return (_CLOSE if due > latest else _HOLD), due", "return _HOLD, due", DELAY),
+    Mutant(
+        "meter_wait_bounds_the_backlog",
+        METER,
+        "held.since + rule.max_delay + LATE",
+        "held.since",
+        (*DELAY, "tests/policy/test_meter_model.py"),
+    ),
+    Mutant("meter_late_loses", METER, "then if bucket in waited else now", "now", DELAY),
+    Mutant("meter_late_without_bound", METER, "max(now - LATE, *dues)", "max(dues)", (*DELAY, "tests/policy/test_meter_model.py")),
+    Mutant(
+        "meter_delay_counted_at_each_ask",
+        METER,
+        "            named.frame_rule.note(_HOLD)\n",
+        "        named.frame_rule.note(_HOLD)\n",
+        DELAY,
+    ),
+    Mutant("meter_stands_in_every_line", METER, "if cost and bucket.due(cost, now, held.ticket) > now + EARLY:", "if cost:", DELAY),
+    Mutant("meter_a_ghost_in_the_line", METER, "        self._is_released = True\n", "", DELAY),
+    Mutant("meter_who_is_dropped_stays_in_line", METER, "        self._leave_lines()\n        cost = named", "        cost = named", DELAY),
+    Mutant(
+        "meter_who_leaves_stays_in_line",
+        METER,
+        "        self._leave_lines()\n        self._is_released",
+        "        self._is_released",
+        DELAY,
     ),
     Mutant(
-        "meter_shadow_size_spares_the_rates",
+        "meter_tickets_of_its_own",
         METER,
-        "            for account in self._accounts:\n                account.bucket.spend(MESSAGE, now)\n",
-        "",
-        ("tests/policy/test_meter.py::TestShadow",),
+        "self._tickets = count() if tickets is None else tickets",
+        "self._tickets = count()",
+        (*DELAY, "tests/policy/test_meter_model.py"),
     ),
+    Mutant(
+        "meter_drop_garbles_the_next",
+        METER,
+        "or not (self.can_drop or opcode > _LAST_DATA)",
+        "",
+        ("tests/policy/test_meter.py::TestDirection",),
+    ),
+    Mutant("meter_directions_mixed", METER, "if one.rule.direction is Direction.OUT]", "]", ("tests/policy/test_meter.py::TestDirection",)),
+    Mutant(
+        "meter_close_after_one_more",
+        METER,
+        "len(self.breaches) == close_after.breaches and",
+        "len(self.breaches) > close_after.breaches and",
+        CLOSE_AFTER,
+    ),
+    Mutant("meter_close_after_whenever", METER, " and now - self.breaches[0] <= close_after.within", "", CLOSE_AFTER),
+    Mutant("meter_breaches_unbounded", METER, "deque(maxlen=close_after.breaches)", "deque()", CLOSE_AFTER),
+    Mutant("meter_penalty_forgotten", METER, "            store.penalize(", "            (lambda *_: None)(", PENALIZED),
+    Mutant("meter_penalty_not_told", METER, "        if rule.penalty:\n", "        if False:\n", PENALIZED),
+    Mutant(
+        "meter_penalty_of_whoever_has_no_token", ADMISSION, "(Per.IP,) if principal.anonymous else (Per.USER,)", "(Per.USER,)", PENALIZED
+    ),
+    Mutant("meter_penalty_in_shadow", ADMISSION, "rule.penalty > 0 and not rule.shadow", "rule.penalty > 0", PENALIZED),
     Mutant(
         "meter_buckets_leak",
         METER,
@@ -942,8 +1073,8 @@ METERS = (
     Mutant(
         "meter_may_drop_for_a_shadow",
         METER,
-        "one.rule.on_excess is OnExcess.DROP and not one.rule.shadow and",
-        "one.rule.on_excess is OnExcess.DROP and",
+        "rule.on_excess is OnExcess.DROP and not rule.shadow and",
+        "rule.on_excess is OnExcess.DROP and",
         ("tests/policy/test_meter.py::TestMayDrop",),
     ),
     Mutant("notices_for_every_drop", NOTICES, "if now < self._next.get(rule, now):", "if False:", ("tests/policy/test_notices.py",)),
@@ -1368,7 +1499,7 @@ SERVER = (
     Mutant(
         "close_of_the_client_wins_time",
         TUNNEL,
-        "            if self._timer.when() <= when:\n",
+        "            if self._timer.due <= when:\n",
         "            if False:\n",
         ("tests/server/test_tunnel.py::test_a_frame_that_does_not_end_is_cut_by_fin",),
     ),
@@ -1604,6 +1735,13 @@ FRONT = (
         "users = {(held.principal.ip, str(id(held))): held.principal.address for held in self.held.values()}",
         ("tests/server/test_live.py::test_one_user_with_many_connections_is_no_crowd",),
     ),
+    Mutant(
+        "dead_tunnels_left_to_the_collector",
+        LIVE,
+        "del half.tunnel, half.peer",
+        "pass",
+        ("tests/server/test_live.py::test_a_tunnel_that_is_over_leaves_memory_without_the_collector",),
+    ),
     # the end
     Mutant(
         "all_sent_away_at_once",
@@ -1611,6 +1749,158 @@ FRONT = (
         "total - len(tunnels) < ceil(total * share)",
         "True",
         ("tests/test_app.py::test_a_drain_is_spread_over_its_time",),
+    ),
+)
+
+VIGIL = "proxy/server/vigil.py"
+OWN_PONG = ("tests/wire/test_frames.py::TestOwnPong",)
+VIGILS = "tests/server/test_vigil.py::"
+IS_LIFE = (f"{VIGILS}test_whatever_comes_is_life",)
+IN_THE_PLACE = (f"{VIGILS}test_a_ping_of_the_backend_asks_in_the_place_of_ours",)
+TAKES_NOTHING = (f"{VIGILS}test_a_side_that_takes_nothing_is_closed",)
+A_BYTE_NOW_AND_THEN = (f"{VIGILS}test_a_slow_reader_that_takes_a_byte_now_and_then_lives",)
+WITHOUT_DATA = (f"{VIGILS}test_a_tunnel_without_data_is_1001_for_both",)
+A_FEW_AT_A_TIME = (f"{VIGILS}test_many_tunnels_are_looked_at_a_few_at_a_time_and_each_once_in_a_period",)
+
+PATIENCE = (
+    # the walker's part
+    Mutant("own_pong_forwarded", FRAMES, "if self._payload(data, end, length) == self.own_pong:", "if False:", OWN_PONG),
+    Mutant("own_pong_compared_masked", FRAMES, "self._payload(data, end, length) == self.own_pong", "payload == self.own_pong", OWN_PONG),
+    Mutant("every_pong_swallowed", FRAMES, "self._payload(data, end, length) == self.own_pong", "True", OWN_PONG),
+    Mutant("cut_pong_not_held", FRAMES, "                    if size < end:\n                        break\n", "", OWN_PONG),
+    Mutant("place_behind_own_pong_lost", FRAMES, "skipped += end - position", "skipped += 0", OWN_PONG),
+    Mutant(
+        "pong_of_a_server_taken_for_its_ping",
+        FRAMES,
+        "Opcode.PONG if self._mask_bit else Opcode.PING",
+        "opcode",
+        (f"{VIGILS}test_a_pong_of_the_backend_is_no_ping",),
+    ),
+    # pings
+    Mutant("control_frames_are_no_life", VIGIL, "client_data + client.walker.controls", "client_data", IS_LIFE),
+    Mutant(
+        "part_of_a_frame_is_no_life",
+        VIGIL,
+        "walker.messages + walker.received_bytes",
+        "walker.messages",
+        (f"{VIGILS}test_every_byte_of_a_long_frame_is_life",),
+    ),
+    Mutant("ping_beside_that_of_the_backend", TUNNEL, "if upstream.ping_or_pong_at > client.ping_or_pong_at:", "if False:", IN_THE_PLACE),
+    Mutant(
+        "ping_cuts_a_frame",
+        TUNNEL,
+        "        if upstream.in_frame:\n",
+        "        if False:\n",
+        (f"{VIGILS}test_no_ping_cuts_a_frame_and_it_comes_when_the_frame_is_over",),
+    ),
+    Mutant(
+        "old_pong_forgotten",
+        TUNNEL,
+        "        if client.own_pong is None:\n",
+        "        if True:\n",
+        (f"{VIGILS}test_a_late_pong_goes_nowhere_even_behind_newer_pings",),
+    ),
+    Mutant(
+        "silent_because_we_do_not_read",
+        VIGIL,
+        "if client.paused or client_life != self._client_life:",
+        "if client_life != self._client_life:",
+        (f"{VIGILS}test_while_we_do_not_read_a_client_it_cannot_be_silent",),
+    ),
+    Mutant(
+        "ping_behind_what_still_waits",
+        VIGIL,
+        "self._client_backlog is None and self._heard",
+        "self._heard",
+        (f"{VIGILS}test_a_client_that_still_takes_what_was_sent_is_not_asked",),
+    ),
+    Mutant(
+        "life_does_not_answer_the_ping",
+        VIGIL,
+        "self._heard, self._asked = now, inf",
+        "self._heard = now",
+        (f"{VIGILS}test_whatever_comes_answers_a_ping",),
+    ),
+    # slow readers
+    Mutant("stalled_backend_not_seen", VIGIL, "if self._upstream_backlog is not None:", "if False:", TAKES_NOTHING),
+    Mutant("stalled_client_not_seen", VIGIL, "        if self._client_backlog is not None:\n", "        if False:\n", TAKES_NOTHING),
+    Mutant("progress_is_an_empty_buffer", VIGIL, " and size == before.size", "", A_BYTE_NOW_AND_THEN),
+    Mutant(
+        "frames_that_come_hide_progress",
+        VIGIL,
+        " and not came else",
+        " else",
+        (f"{VIGILS}test_a_buffer_that_grows_while_frames_come_is_not_judged_before_they_end",),
+    ),
+    Mutant(
+        "progress_of_the_kernel_not_seen",
+        VIGIL,
+        "transport.get_write_buffer_size() + _with_kernel(transport)",
+        "transport.get_write_buffer_size()",
+        ("tests/limits/test_patience.py::test_a_client_that_reads_slowly_lives_and_gets_every_byte",),
+    ),
+    Mutant(
+        "full_buffer_waits_for_the_next_round",
+        TUNNEL,
+        "            self.tunnel.vigil.buffer_full()\n",
+        "            pass\n",
+        (f"{VIGILS}test_a_full_buffer_counts_from_when_it_filled",),
+    ),
+    # idle and old tunnels
+    Mutant("pings_are_data", VIGIL, "client_data + upstream_data != self._data", "client.walker.controls or True", WITHOUT_DATA),
+    Mutant(
+        "back_pressure_is_idle",
+        VIGIL,
+        "(client.paused or upstream.paused or client_data + upstream_data != self._data)",
+        "(client_data + upstream_data != self._data)",
+        (f"{VIGILS}test_a_side_that_we_do_not_read_is_not_idle",),
+    ),
+    Mutant(
+        "lifetime_without_jitter",
+        VIGIL,
+        "random.uniform(1 - JITTER, 1 + JITTER)",
+        "1",
+        (f"{VIGILS}test_no_tunnel_is_older_than_its_lifetime_and_they_do_not_end_together",),
+    ),
+    # the rounds
+    Mutant("all_looked_at_at_once", VIGIL, "hash(vigil) % len(self._steps)", "0", A_FEW_AT_A_TIME),
+    Mutant("even_number_of_steps", VIGIL, "int(patience.period / TICK))) - 1 | 1", "int(patience.period / TICK))) & ~7", A_FEW_AT_A_TIME),
+    Mutant("steps_lose_ticks", VIGIL, "max(now, due + self._pause)", "now + self._pause", A_FEW_AT_A_TIME),
+    Mutant(
+        "ended_tunnel_looked_at",
+        TUNNEL,
+        "        self.vigil.end()\n",
+        "",
+        (f"{VIGILS}test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end",),
+    ),
+    Mutant(
+        "silence_noticed_a_look_too_late",
+        VIGIL,
+        "interval <= now + TICK",
+        "interval <= now - TICK",
+        (f"{VIGILS}test_at_any_phase_of_the_looks_a_silence_is_noticed_within_one_look",),
+    ),
+    Mutant(
+        "full_buffer_wakes_the_vigil_of_an_ended_tunnel",
+        TUNNEL,
+        "        if self.tunnel.phase is Phase.OPEN:\n",
+        "        if True:\n",
+        (f"{VIGILS}test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end",),
+    ),
+    Mutant(
+        "sleep_of_ours_held_against_clients",
+        VIGIL,
+        "        if late > STALL:\n",
+        "        if False:\n",
+        (f"{VIGILS}test_while_we_sleep_nobody_is_silent_slow_or_idle",),
+    ),
+    # compression
+    Mutant(
+        "compression_off_offers",
+        UPGRADE,
+        "if match.route.compression is Compression.PASS else ()",
+        "if True else ()",
+        ("tests/interop/test_compression.py::test_with_compression_off_the_backend_is_offered_nothing",),
     ),
 )
 
@@ -1680,4 +1970,4 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *CHEAP)
+MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE, *CHEAP)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import combinations
+from typing import Any
 
 from proxy.policy.identity import Identifier, IdentityRules, Principal
 from proxy.policy.rules import (
@@ -67,8 +68,9 @@ def rule(
     on_excess: OnExcess | None = None,
     shadow: bool = False,
     when: When | None = None,
+    **more: Any,
 ) -> Rule:
-    """A rule with the defaults that a configuration would give it."""
+    """A rule with the defaults that a configuration would give it. `more`: further fields of a Rule."""
     if burst is None:
         burst = default_burst(limit) if quantity in RATE_QUANTITIES else 0
     return Rule(
@@ -81,6 +83,7 @@ def rule(
         close_code=default_close_code(quantity, per),
         mode=Mode.SHADOW if shadow else Mode.ENFORCE,
         when=when or When(),
+        **more,
     )
 
 

@@ -32,7 +32,7 @@ from proxy.policy.rules import FRAME_QUANTITIES, Per, Quantity, Rule, When
 from proxy.wire.frames import MAX_CLOSE_REASON
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
 
-CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE = Quantity
+CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE, BYTES, CONTROL_FRAMES, FRAGMENTS = Quantity
 CONNECTION, USER, IP, ROOM, ROUTE, GLOBAL = Per
 ID = "0123456789abcdef"
 

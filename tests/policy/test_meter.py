@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.store import Denial
+from proxy.policy.admission import AdmissionRules
 from proxy.policy.identity import Principal
-from proxy.policy.meter import NO_LIMIT, Meter, MeterRules, release
-from proxy.policy.rules import OnExcess, Per, Quantity, Rule, When
+from proxy.policy.meter import NO_LIMIT, Meter, MeterRules, Meters
+from proxy.policy.rules import CloseAfter, Direction, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
 
-CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE = Quantity
+CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE, BYTES, CONTROL_FRAMES, FRAGMENTS = Quantity
 CONNECTION, USER, IP, ROOM, ROUTE, GLOBAL = Per
-PASS, DROP, CLOSE = Verdict.PASS, Verdict.DROP, Verdict.CLOSE
+PASS, DROP, CLOSE, HOLD = Verdict.PASS, Verdict.DROP, Verdict.CLOSE, Verdict.HOLD
 TEXT, BINARY, CONTINUATION = 0x81, 0x82, 0x80
 FIRST, MIDDLE = 0x01, 0x00
 PING, PONG = 0x89, 0x8A
@@ -33,9 +35,15 @@ class Gate:
         self.store = MemoryStore()
 
     def meter(self, who: Principal = ANN, now: float = NOW) -> Meter:
-        meter = self.rules.compile(who, self.store, now)
-        assert meter is not None
-        return meter
+        """The meter of a client's frames."""
+        meters = self.meters(who, now)
+        assert meters.inward is not None
+        return meters.inward
+
+    def meters(self, who: Principal = ANN, now: float = NOW) -> Meters:
+        meters = self.rules.compile(who, self.store, now)
+        assert meters is not None
+        return meters
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """rule -> (drops, closes)"""
@@ -133,7 +141,7 @@ class TestRates:
         gate = Gate(rule(MESSAGES, USER, limit=1, burst=2))
         meter = gate.meter()
         assert messages(meter, 3) == [PASS, PASS, DROP]
-        release(meter, gate.store)
+        meter.release(gate.store, NOW)
         gate.store.sweep(NOW)
         assert messages(gate.meter(beside(CONNECTION)), 1) == [DROP]
 
@@ -141,7 +149,7 @@ class TestRates:
         gate = Gate(rule(MESSAGES, USER, limit=1, name="a"), rule(MESSAGES, IP, limit=1, name="b", shadow=True))
         meter = gate.meter()
         messages(meter, 5)
-        release(meter, gate.store)
+        meter.release(gate.store, NOW)
         gate.store.sweep(NOW + 1)
         assert len(gate.store) == 0
 
@@ -153,7 +161,7 @@ class TestChargedTogetherOrNotAtAll:
             meter = gate.meter()
             assert messages(meter, 5) == [PASS, DROP, DROP, DROP, DROP]
             assert messages(gate.meter(beside(IP)), 1) == [PASS]
-            release(meter, gate.store)
+            meter.release(gate.store, NOW)
             assert messages(gate.meter(beside(IP, who=replace(ANN, room="x"))), 2) == [DROP, DROP]  # that IP has had its message
             third = replace(ANN, ip=b"third")
             assert messages(gate.meter(third), 2) == [PASS, DROP]  # and the user's third and last token was still there
@@ -276,6 +284,16 @@ class TestSeverity:
         assert meter.closing.rule.close_code == 4008
 
 
+class TestPlainPath:
+    """The path of a message under no rules but rates and sizes, which has the bucket's arithmetic in its own lines."""
+
+    def test_a_clock_that_steps_back_gives_and_takes_nothing(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=5), rule(MESSAGE_SIZE, CONNECTION, limit=10, name="size")).meter()
+        assert messages(meter, 3) == [PASS] * 3
+        assert messages(meter, 3, NOW - 100) == [PASS, PASS, DROP]
+        assert messages(meter, 2, NOW - 99) == [PASS, DROP]
+
+
 class TestDrops:
     def test_are_told_rule_by_rule_and_then_forgotten(self) -> None:
         gate = Gate(
@@ -338,6 +356,369 @@ class TestShadow:
         assert gate.totals() == {"shadow": (0, 0), "size": (0, 2)}
 
 
+class TestBytes:
+    def test_each_frame_costs_its_payload_whatever_it_is(self) -> None:
+        meter = Gate(rule(BYTES, USER, limit=8, burst=100, on_excess=OnExcess.CLOSE)).meter()
+        frames = ((FIRST, 40), (PING, 10), (MIDDLE, 0), (MIDDLE, 20), (CONTINUATION, 20), (PONG, 10))
+        assert [meter.charge(first, size, NOW) for first, size in frames] == [PASS] * 6
+        assert meter.charge(TEXT, 0, NOW) is PASS  # it is for nothing
+        assert meter.charge(TEXT, 1, NOW) is CLOSE
+        assert meter.closing is not None
+        assert (meter.closing.rule.code, meter.closing.retry_after) == ("byte_rate_limit_exceeded", 0.125)
+
+    def test_a_frame_beyond_the_burst_is_a_breach_however_full_the_bucket_is(self) -> None:
+        for on_excess, verdict in ((OnExcess.DROP, DROP), (OnExcess.CLOSE, CLOSE), (OnExcess.DELAY, CLOSE)):
+            meter = Gate(rule(BYTES, USER, limit=100, burst=100, on_excess=on_excess)).meter()
+            assert meter.charge(TEXT, 101, NOW) is verdict
+            assert meter.charge(TEXT, 100, NOW) is PASS
+
+    def test_a_message_is_dropped_whole_at_its_first_frame_and_closes_at_a_later_one(self) -> None:
+        gate = Gate(rule(BYTES, USER, limit=8, burst=100, on_excess=OnExcess.DROP))
+        meter = gate.meter()
+        assert meter.charge(FIRST, 101, NOW) is DROP
+        assert meter.charge(FIRST, 99, NOW) is PASS
+        assert meter.charge(PING, 2, NOW) is DROP  # a control frame is whole
+        assert meter.charge(CONTINUATION, 2, NOW) is CLOSE
+        assert gate.totals() == {"rule": (2, 1)}
+        [drops] = meter.take_drops()
+        assert (drops.count, drops.excess(NOW).retry_after) == (2, 0.125)
+
+    def test_messages_and_bytes_are_charged_together_or_not_at_all(self) -> None:
+        rules = (
+            rule(BYTES, IP, limit=8, burst=100, name="bytes", on_excess=OnExcess.DROP),
+            rule(MESSAGES, USER, limit=1, burst=2, name="rate"),
+        )
+        for order in permutations(rules):
+            gate = Gate(*order)
+            meter = gate.meter()
+            assert [meter.charge(TEXT, size, NOW) for size in (101, 60, 60, 40, 1, 1)] == [DROP, PASS, DROP, PASS, DROP, DROP]
+            assert gate.meter(beside(USER)).charge(TEXT, 1, NOW) is DROP
+            assert gate.meter(beside(IP)).charge(TEXT, 1, NOW) is DROP
+
+
+class TestControlFrames:
+    def test_pings_and_pongs_cost_one_each_and_messages_nothing(self) -> None:
+        gate = Gate(rule(CONTROL_FRAMES, CONNECTION, limit=1, burst=3))
+        meter = gate.meter()
+        frames = ((PING, 0), (TEXT, 9), (FIRST, 9), (PONG, 125), (MIDDLE, 9), (PING, 1), (CONTINUATION, 9))
+        assert [meter.charge(first, size, NOW) for first, size in frames] == [PASS] * 7
+        assert meter.charge(PONG, 0, NOW) is CLOSE
+        assert meter.closing is not None
+        assert (meter.closing.rule.code, meter.closing.retry_after) == ("control_rate_limit_exceeded", 1)
+
+    def test_they_may_be_dropped_or_wait_in_the_middle_of_a_message_too(self) -> None:
+        meter = Gate(rule(CONTROL_FRAMES, USER, limit=1, on_excess=OnExcess.DROP)).meter()
+        assert [meter.charge(first, 0, NOW) for first in (FIRST, PING, PING, MIDDLE, PONG)] == [PASS, PASS, DROP, PASS, DROP]
+        meter = Gate(rule(CONTROL_FRAMES, USER, limit=1, on_excess=OnExcess.DELAY)).meter()
+        assert [meter.charge(first, 0, NOW) for first in (FIRST, PING, PING)] == [PASS, PASS, HOLD]
+        assert meter.charge(PING, 0, NOW + 1) is PASS
+
+
+class TestFragments:
+    def test_the_frame_that_is_one_too_many_closes(self) -> None:
+        gate = Gate(rule(FRAGMENTS, CONNECTION, limit=3))
+        meter = gate.meter()
+        for _ in range(3):
+            assert [meter.charge(first, 0, NOW) for first in (FIRST, MIDDLE, PING, PONG, CONTINUATION)] == [PASS] * 5
+        assert [meter.charge(first, 0, NOW) for first in (FIRST, MIDDLE, MIDDLE, CONTINUATION)] == [PASS, PASS, PASS, CLOSE]
+        assert meter.closing is not None
+        assert (meter.closing.rule.code, meter.closing.rule.close_code, meter.closing.retry_after) == ("too_many_fragments", 4009, None)
+        assert gate.totals() == {"rule": (0, 1)}
+
+    def test_a_limit_of_one_is_no_fragmentation(self) -> None:
+        meter = Gate(rule(FRAGMENTS, CONNECTION, limit=1)).meter()
+        assert [meter.charge(first, 5, NOW) for first in (TEXT, TEXT, FIRST, CONTINUATION)] == [PASS, PASS, PASS, CLOSE]
+
+    def test_in_shadow_a_message_counts_once(self) -> None:
+        gate = Gate(rule(FRAGMENTS, CONNECTION, limit=2, shadow=True))
+        meter = gate.meter()
+        for _ in range(2):
+            assert [meter.charge(first, 0, NOW) for first in (FIRST, *[MIDDLE] * 9, CONTINUATION)] == [PASS] * 11
+        assert gate.totals() == {"rule": (0, 2)}
+
+
+class TestDelay:
+    def test_the_frame_waits_until_its_tokens_are_there_and_is_charged_when_it_passes(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=4, burst=2, on_excess=OnExcess.DELAY))
+        meter = gate.meter()
+        assert messages(meter, 3) == [PASS, PASS, HOLD]
+        assert meter.hold_until == NOW + 0.25
+        assert messages(meter, 3, NOW + 0.125) == [HOLD] * 3  # however often somebody asks
+        assert messages(meter, 1, NOW + 0.25) == [PASS]
+        assert messages(meter, 1, NOW + 0.25) == [HOLD]
+        assert meter.hold_until == NOW + 0.5
+        assert dict(gate.rules.frame_rules[0].totals()) == {"delay": 2, "close": 0}  # a frame counts once
+
+    def test_who_is_asked_late_has_the_tokens_of_the_time_up_to_an_eighth_of_a_second(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=16, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]  # until 1/16
+        late = NOW + 3 / 16
+        assert messages(meter, 3, late) == [PASS, PASS, HOLD]  # the one of 1/16, and of what came since no more than the bucket holds
+        later = meter.hold_until + 0.25  # so late, that the bucket filled while nobody asked
+        assert messages(meter, 4, later) == [PASS, PASS, HOLD, HOLD]
+        assert meter.hold_until == later + 1 / 16
+
+    def test_nothing_is_lost_by_waking_late(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=16, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 1) == [PASS]
+        now, passed = NOW, 0
+        while now < NOW + 100:
+            if meter.charge(TEXT, 5, now) is PASS:
+                passed += 1
+            else:
+                now = meter.hold_until + 1 / 32
+        assert passed == 1599
+
+    def test_a_frame_that_would_wait_longer_than_it_may_closes(self) -> None:
+        for seconds, verdict in ((0.25, HOLD), (0.2, CLOSE)):
+            gate = Gate(rule(MESSAGES, USER, limit=4, burst=1, on_excess=OnExcess.DELAY, max_delay=seconds))
+            meter = gate.meter()
+            assert messages(meter, 2) == [PASS, verdict]
+        assert meter.closing is not None
+        assert meter.closing.retry_after == 0.25
+        assert gate.totals() == {"rule": (0, 1)}
+
+    def test_a_backlog_may_wait_longer_than_one_frame_may(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=4, burst=1, on_excess=OnExcess.DELAY, max_delay=0.25)).meter()
+        now = NOW
+        for _ in range(100):
+            while meter.charge(TEXT, 5, now) is not PASS:
+                assert meter.closing is None
+                now = meter.hold_until
+        assert now == NOW + 99 / 4
+
+    @pytest.mark.parametrize("limit", [{"limit": 0}, {"limit": 4, "burst": 4}])
+    def test_never_is_a_close(self, limit: dict[str, float]) -> None:
+        meter = Gate(rule(BYTES, USER, on_excess=OnExcess.DELAY, max_delay=3600.0, **limit)).meter()
+        assert meter.charge(TEXT, 5, NOW) is CLOSE
+        assert meter.closing is not None
+        assert meter.closing.retry_after is None
+
+    def test_a_continuation_waits_like_any_frame(self) -> None:
+        meter = Gate(rule(BYTES, USER, limit=8, burst=16, on_excess=OnExcess.DELAY)).meter()
+        assert [meter.charge(first, 16, NOW) for first in (FIRST, MIDDLE)] == [PASS, HOLD]
+        assert meter.charge(MIDDLE, 16, NOW + 2) is PASS
+
+    def test_connections_that_share_a_bucket_pass_in_the_order_in_which_they_began_to_wait(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=8, burst=1, on_excess=OnExcess.DELAY))
+        meters = [gate.meter() for _ in range(4)]
+        assert [meter.charge(TEXT, 5, NOW) for meter in meters] == [PASS, HOLD, HOLD, HOLD]
+        assert [meter.hold_until - NOW for meter in meters[1:]] == [1 / 8, 2 / 8, 3 / 8]
+        late = NOW + 1 / 8
+        assert meters[0].charge(TEXT, 5, late) is HOLD  # the token that is there is not for those who come now
+        assert [meters[number].charge(TEXT, 5, late) for number in (3, 2, 1)] == [HOLD, HOLD, PASS]
+        assert [meters[number].hold_until - NOW for number in (2, 3, 0)] == [2 / 8, 3 / 8, 4 / 8]
+
+    def test_what_is_left_beyond_those_in_line_is_for_others(self) -> None:
+        gate = Gate(
+            rule(BYTES, ROOM, limit=8, burst=100, on_excess=OnExcess.DELAY, max_delay=100.0, name="room"),
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="user"),
+        )
+        ann, bob, cat = gate.meter(), gate.meter(beside(USER)), gate.meter(replace(ANN, user=b"cat"))
+        assert messages(ann, 2, length=40) == [PASS, HOLD]  # for her own rate; the room is not what she waits for
+        assert messages(bob, 1, length=50) == [PASS]
+        assert messages(cat, 1, length=20) == [HOLD]  # 10 are left of the room
+        assert cat.hold_until == NOW + 1.25
+        assert ann.charge(TEXT, 40, NOW + 1) is HOLD  # now the room is, and Ann began to wait before Cat
+        assert cat.charge(TEXT, 20, NOW + 1.25) is HOLD
+        assert (ann.hold_until, cat.hold_until) == (NOW + 3.75, NOW + 6.25)
+        assert ann.charge(TEXT, 40, NOW + 3.75) is PASS
+        assert cat.charge(TEXT, 20, NOW + 6.25) is PASS
+
+    def test_two_who_wait_for_the_same_two_buckets_do_not_wait_for_each_other(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="user"),
+            rule(MESSAGES, IP, limit=1, burst=1, on_excess=OnExcess.DELAY, name="ip", max_delay=100.0),
+        )
+        first, second = gate.meter(), gate.meter()
+        assert gate.meter(beside(IP)).charge(TEXT, 5, NOW) is PASS  # the user's token is gone, that of the address is not
+        assert first.charge(TEXT, 5, NOW) is HOLD
+        assert gate.meter(beside(USER)).charge(TEXT, 5, NOW) is PASS  # now that is gone too
+        assert second.charge(TEXT, 5, NOW) is HOLD
+        assert second.charge(TEXT, 5, NOW + 1) is HOLD
+        assert first.charge(TEXT, 5, NOW + 1) is PASS
+        assert second.charge(TEXT, 5, NOW + 2) is PASS
+
+    @pytest.mark.parametrize("on_excess", [OnExcess.DROP, OnExcess.CLOSE])
+    def test_drop_and_close_beat_it_and_it_is_charged_nothing(self, on_excess: OnExcess) -> None:
+        for order in permutations(
+            (
+                rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="delay"),
+                rule(MESSAGES, IP, limit=1, burst=1, on_excess=on_excess, name="other"),
+            )
+        ):
+            gate = Gate(*order)
+            meter = gate.meter()
+            assert messages(meter, 2) == [PASS, {OnExcess.DROP: DROP, OnExcess.CLOSE: CLOSE}[on_excess]]
+            assert gate.meter(beside(IP)).charge(TEXT, 5, NOW + 1) is PASS  # nobody stands in line
+
+    def test_a_frame_that_waited_may_be_dropped_in_the_end(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="delay"),
+            rule(MESSAGES, IP, limit=0.125, burst=2, name="drop"),
+        )
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert gate.meter(beside(USER)).charge(TEXT, 5, NOW) is PASS  # takes the last token of the address
+        assert meter.charge(TEXT, 5, NOW + 1) is DROP
+        assert gate.meter(beside(IP)).charge(TEXT, 5, NOW + 1) is PASS
+
+    def test_who_leaves_while_waiting_leaves_the_line_too(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY))
+        ann, other = gate.meters(), gate.meter()
+        assert ann.inward is not None
+        assert messages(ann.inward, 2) == [PASS, HOLD]
+        ann.release(gate.store, NOW)
+        assert ann.inward.charge(TEXT, 5, NOW) is HOLD  # a tunnel that ends may still ask
+        assert other.charge(TEXT, 5, NOW + 1) is PASS
+        assert ann.inward.charge(TEXT, 5, NOW + 2) is PASS
+        other.release(gate.store, NOW + 2)
+        gate.store.sweep(NOW + 10)
+        assert len(gate.store) == 0
+
+    def test_in_shadow_it_is_counted_what_would_have_waited(self) -> None:
+        gate = Gate(rule(BYTES, USER, limit=8, burst=16, on_excess=OnExcess.DELAY, max_delay=1.0, shadow=True))
+        meter = gate.meter()
+        assert [meter.charge(TEXT, size, NOW) for size in (12, 10, 13, 17)] == [PASS] * 4
+        assert dict(gate.rules.frame_rules[0].totals()) == {"delay": 1, "close": 2}
+
+    def test_a_clock_that_steps_back_makes_nobody_wait_for_ever(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert meter.charge(TEXT, 5, NOW - 100) is HOLD
+        assert meter.hold_until == NOW - 99
+        assert meter.charge(TEXT, 5, NOW - 99) is PASS
+
+
+class TestDirection:
+    def test_each_way_has_a_meter_of_its_own_or_none(self) -> None:
+        rules = (
+            rule(MESSAGES, USER, limit=1, name="in"),
+            rule(MESSAGES, USER, limit=1, burst=2, name="out", direction=Direction.OUT),
+            rule(BYTES, USER, limit=8, name="bytes", direction=Direction.OUT, on_excess=OnExcess.DELAY),
+        )
+        inward, outward = Gate(*rules).meters()
+        assert inward is not None
+        assert outward is not None
+        assert messages(inward, 2) == [PASS, DROP]
+        assert messages(outward, 3, length=4) == [PASS, PASS, DROP]
+        assert Gate(rules[0]).meters().outward is None
+        assert Gate(rules[1]).meters().inward is None
+
+    def test_what_a_client_is_told_of_its_server_does_not_blame_the_client(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, direction=Direction.OUT))
+        outward = gate.meters().outward
+        assert outward is not None
+        assert outward.charge(TEXT, 5, NOW) is DROP
+        [drops] = outward.take_drops()
+        assert drops.excess(NOW).text == "messages of the server come too fast"
+
+    def test_where_a_missing_message_would_garble_the_next_a_drop_closes(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, name="messages", direction=Direction.OUT),
+            rule(BYTES, USER, limit=100, name="bytes", direction=Direction.OUT, on_excess=OnExcess.DROP),
+        )
+        outward = gate.meters().outward
+        assert outward is not None
+        outward.can_drop = False
+        assert outward.charge(TEXT, 99, NOW) is PASS
+        assert outward.charge(PING, 5, NOW) is DROP  # it is not compressed
+        assert outward.charge(TEXT, 0, NOW) is CLOSE
+        assert outward.closing is not None
+        assert outward.closing.rule.name == "messages"
+
+
+class TestCloseAfter:
+    def test_the_last_of_so_many_breaches_within_the_time_closes(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, close_after=CloseAfter(3, 10.0)))
+        meter = gate.meter()
+        assert [meter.charge(TEXT, 5, NOW + at) for at in (0, 5, 10.5, 14, 20.75, 24)] == [DROP, DROP, DROP, CLOSE, DROP, CLOSE]
+        assert gate.totals() == {"rule": (4, 2)}
+        assert meter.closing is not None
+        assert meter.closing.rule.code == "message_rate_limit_exceeded"
+
+    def test_a_connection_answers_for_its_own_breaches(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, close_after=CloseAfter(2, 10.0)))
+        assert [gate.meter().charge(TEXT, 5, NOW) for _ in range(3)] == [DROP] * 3
+
+    def test_it_counts_what_another_rule_dropped_first(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=0, name="first"),
+            rule(MESSAGE_SIZE, CONNECTION, limit=1, name="second", on_excess=OnExcess.DROP, close_after=CloseAfter(3, 10.0)),
+        )
+        assert messages(gate.meter(), 3) == [DROP, DROP, CLOSE]
+        assert gate.totals() == {"first": (2, 0), "second": (0, 1)}
+
+    def test_in_shadow_it_is_counted_what_would_have_closed(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, close_after=CloseAfter(3, 10.0), shadow=True))
+        assert messages(gate.meter(), 3) == [PASS] * 3
+        assert gate.totals() == {"rule": (2, 1)}
+
+    def test_its_memory_is_bounded(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, close_after=CloseAfter(5, 1.0)))
+        meter = gate.meter()
+        assert [meter.charge(TEXT, 5, NOW + at) for at in range(100)] == [DROP] * 100
+        [account] = meter.accounts
+        assert account.breaches is not None
+        assert len(account.breaches) == 5
+
+
+async def barred(gate: Gate, who: Principal, now: float = NOW) -> Denial | None:
+    """What the store says to this principal's next upgrade, where it says no."""
+    rules, claims = AdmissionRules([one.rule for one in gate.rules.frame_rules], IDENTIFIER).claims(who)
+    assert [one.code for one in rules] == ["penalized"] * len(claims)
+    [answer] = await gate.store.admit([claims], now)
+    return answer if isinstance(answer, Denial) else None
+
+
+class TestPenalty:
+    async def test_a_client_that_was_closed_for_a_breach_stays_out_for_so_long(self) -> None:
+        gate = Gate(rule(MESSAGES, IP, limit=1, on_excess=OnExcess.CLOSE, penalty=30.0))
+        meters = gate.meters()
+        assert meters.inward is not None
+        assert messages(meters.inward, 2) == [PASS, CLOSE]
+        assert await barred(gate, ANN) is None  # until its tunnel ends
+        assert meters.inward.closing is not None
+        assert meters.inward.closing.retry_after == 30
+        meters.release(gate.store, NOW)
+        assert await barred(gate, beside(IP, ROOM, CONNECTION), NOW + 29) == Denial(0, 1.0, ())  # the user, wherever
+        assert await barred(gate, beside(USER)) is None
+        assert await barred(gate, ANN, NOW + 30) is None
+
+    async def test_one_who_is_not_known_stays_out_by_address(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, on_excess=OnExcess.CLOSE, penalty=30.0))
+        stranger = replace(ANN, user=b"of this connection", anonymous=True)
+        meters = gate.meters(stranger)
+        assert meters.inward is not None
+        assert messages(meters.inward, 1) == [CLOSE]
+        meters.release(gate.store, NOW)
+        again = replace(stranger, user=b"of another connection", connection=b"2")
+        assert await barred(gate, again) == Denial(0, 30.0, ())
+        assert await barred(gate, beside(IP, who=again)) is None
+        assert await barred(gate, ANN) is None  # from the same address, and known
+
+    @pytest.mark.parametrize("how", ["drop", "delay", "shadow", "no breach"])
+    async def test_nothing_but_a_close_brings_one(self, how: str) -> None:
+        close_after = CloseAfter(2, 1.0) if how == "drop" else None
+        on_excess = {"drop": OnExcess.DROP, "delay": OnExcess.DELAY}.get(how, OnExcess.CLOSE)
+        gate = Gate(rule(MESSAGES, USER, limit=1, on_excess=on_excess, penalty=30.0, shadow=how == "shadow", close_after=close_after))
+        meters = gate.meters()
+        assert meters.inward is not None
+        messages(meters.inward, 1 if how == "no breach" else 2)
+        meters.release(gate.store, NOW)
+        assert await barred(gate, ANN) is None
+
+    async def test_the_last_breach_of_a_rule_that_drops_does(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=1, on_excess=OnExcess.DROP, penalty=30.0, close_after=CloseAfter(2, 1.0)))
+        meters = gate.meters()
+        assert meters.inward is not None
+        assert messages(meters.inward, 2) == [DROP, CLOSE]
+        assert meters.inward.closing is not None
+        assert meters.inward.closing.retry_after == 30
+        meters.release(gate.store, NOW)
+        assert await barred(gate, ANN, NOW + 1) == Denial(0, 29.0, ())
+
+
 class TestMayDrop:
     @pytest.mark.parametrize(
         ("one", "may"),
@@ -346,6 +727,10 @@ class TestMayDrop:
             (rule(MESSAGE_SIZE, CONNECTION, on_excess=OnExcess.DROP), True),
             (rule(MESSAGE_SIZE, CONNECTION), False),
             (rule(MESSAGES, USER, on_excess=OnExcess.CLOSE), False),
+            (rule(BYTES, USER, on_excess=OnExcess.DROP), True),
+            (rule(BYTES, USER), False),
+            (rule(CONTROL_FRAMES, USER, on_excess=OnExcess.DROP), False),  # they are not compressed
+            (rule(FRAGMENTS, CONNECTION), False),
             (rule(MESSAGES, USER, shadow=True), False),
             (rule(MESSAGES, USER, when=When(anonymous=True)), False),
             (rule(CONNECTIONS, USER), False),
@@ -353,6 +738,10 @@ class TestMayDrop:
     )
     def test_tells_whether_a_message_of_this_principal_could_vanish(self, one: Rule, may: bool) -> None:
         assert MeterRules([one], IDENTIFIER).may_drop(ANN) is may
+        assert not MeterRules([one], IDENTIFIER).may_drop(ANN, Direction.OUT)
+        out = MeterRules([replace(one, direction=Direction.OUT)], IDENTIFIER)
+        assert out.may_drop(ANN, Direction.OUT) is may
+        assert not out.may_drop(ANN)
 
 
 MASK = b"\x01\x02\x03\x04"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from proxy.policy.rules import (
+    DIRECTED_QUANTITIES,
     FRAME_QUANTITIES,
     LEGAL_ON_EXCESS,
     LEGAL_PER,
     LISTS_ALLOWED,
     RATE_QUANTITIES,
     SEAT_QUANTITIES,
+    Direction,
     Mode,
     OnExcess,
     Per,
@@ -22,41 +25,52 @@ from proxy.policy.rules import (
     default_burst,
     default_close_code,
     error_code,
+    penalty_rule,
 )
 from tests.policy.principals import legal_pers, rule
 
-CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE = Quantity
+CONNECTIONS, MEMBERS, UPGRADES, MESSAGES, MESSAGE_SIZE, BYTES, CONTROL_FRAMES, FRAGMENTS = Quantity
 CONNECTION, USER, IP, ROOM, ROUTE, GLOBAL = Per
 
 
 class TestTables:
     def test_the_yaml_words_are_those_of_the_design(self) -> None:
-        assert [one.value for one in Quantity] == ["connections", "members", "upgrades", "messages", "message_size"]
+        assert [one.value for one in Quantity] == [
+            *("connections", "members", "upgrades"),
+            *("messages", "message_size", "bytes", "control_frames", "fragments"),
+        ]
         assert [one.value for one in Per] == ["connection", "user", "ip", "room", "route", "global"]
-        assert [one.value for one in OnExcess] == ["refuse", "drop", "close"]
+        assert [one.value for one in OnExcess] == ["refuse", "drop", "close", "delay"]
+        assert [one.value for one in Direction] == ["in", "out"]
         assert [one.value for one in Mode] == ["enforce", "shadow"]
         assert [one.value for one in RefuseWith] == ["close", "http"]
 
     def test_every_quantity_is_decided_at_the_upgrade_or_at_the_frame(self) -> None:
         assert set(LEGAL_PER) == set(LEGAL_ON_EXCESS) == set(Quantity)
         assert {CONNECTIONS, MEMBERS} == SEAT_QUANTITIES
-        assert {UPGRADES, MESSAGES} == RATE_QUANTITIES
-        assert {MESSAGES, MESSAGE_SIZE} == FRAME_QUANTITIES
+        assert {UPGRADES, MESSAGES, BYTES, CONTROL_FRAMES} == RATE_QUANTITIES
+        assert {MESSAGES, MESSAGE_SIZE, BYTES, CONTROL_FRAMES, FRAGMENTS} == FRAME_QUANTITIES
+        assert {MESSAGES, BYTES} == DIRECTED_QUANTITIES
 
     def test_legal_pers(self) -> None:
         principals = {USER, IP, ROOM, ROUTE, GLOBAL}
         assert LEGAL_PER[CONNECTIONS] == LEGAL_PER[UPGRADES] == principals
-        assert LEGAL_PER[MESSAGES] == {CONNECTION, *principals}
+        assert LEGAL_PER[MESSAGES] == LEGAL_PER[BYTES] == {CONNECTION, *principals}
         assert LEGAL_PER[MEMBERS] == {ROOM}
-        assert LEGAL_PER[MESSAGE_SIZE] == {CONNECTION}
-        assert {CONNECTIONS, UPGRADES, MESSAGES} == LISTS_ALLOWED
+        assert LEGAL_PER[MESSAGE_SIZE] == LEGAL_PER[FRAGMENTS] == {CONNECTION}
+        assert LEGAL_PER[CONTROL_FRAMES] == {CONNECTION, USER, IP}
+        assert {CONNECTIONS, UPGRADES, MESSAGES, BYTES} == LISTS_ALLOWED
 
     @pytest.mark.parametrize(
         ("quantity", "default"),
-        [(CONNECTIONS, "refuse"), (MEMBERS, "refuse"), (UPGRADES, "refuse"), (MESSAGES, "drop"), (MESSAGE_SIZE, "close")],
+        [
+            *((CONNECTIONS, "refuse"), (MEMBERS, "refuse"), (UPGRADES, "refuse")),
+            *((MESSAGES, "drop"), (MESSAGE_SIZE, "close"), (BYTES, "delay"), (CONTROL_FRAMES, "close"), (FRAGMENTS, "close")),
+        ],
     )
     def test_the_default_of_on_excess_stands_first(self, quantity: Quantity, default: str) -> None:
         assert LEGAL_ON_EXCESS[quantity][0].value == default
+        assert all((OnExcess.CLOSE in ways) is (one in FRAME_QUANTITIES) for one, ways in LEGAL_ON_EXCESS.items())
         assert (OnExcess.REFUSE in LEGAL_ON_EXCESS[quantity]) is (quantity not in FRAME_QUANTITIES)
 
 
@@ -69,6 +83,9 @@ CODES = {
     (MESSAGES, IP): ("ip_rate_limit_exceeded", 4008),
     (MESSAGES, None): ("message_rate_limit_exceeded", 4008),
     (MESSAGE_SIZE, None): ("payload_too_large", 4009),
+    (BYTES, None): ("byte_rate_limit_exceeded", 4008),
+    (CONTROL_FRAMES, None): ("control_rate_limit_exceeded", 4008),
+    (FRAGMENTS, None): ("too_many_fragments", 4009),
 }
 """The table of DESIGN; None: any other `per`, lists too."""
 
@@ -79,6 +96,12 @@ def test_codes_and_close_codes(quantity: Quantity, per: tuple[Per, ...]) -> None
     code, close_code = CODES.get((quantity, alone), CODES[quantity, None])
     assert error_code(quantity, per) == rule(quantity, *per).code == code
     assert default_close_code(quantity, per) == close_code
+
+
+@pytest.mark.parametrize("quantity", [MESSAGES, MESSAGE_SIZE, FRAGMENTS])
+def test_a_penalty_has_its_own_code_and_close_code_and_the_name_of_its_rule(quantity: Quantity) -> None:
+    one = penalty_rule(replace(rule(quantity, CONNECTION, name="limit"), penalty=30.0, close_code=3456))
+    assert (one.name, one.code, one.close_code, one.penalty) == ("limit", "penalized", 4008, 30.0)
 
 
 class TestDefaultBurst:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.meter import Meter
+from proxy.policy.meter import Meter, Meters
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
-from proxy.server.tunnel import Initiator, Phase, Tunnel
+from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import FrameWalker, Verdict
 from tests.support.pair import Pair, pair
 from tests.support.raw import RawStream
@@ -644,7 +645,7 @@ class Patient(Meter):
     """Holds every message until the test lets go: a judge such as a later `delay`."""
 
     def __init__(self) -> None:
-        super().__init__([], [])
+        super().__init__([])
         self.held = True
         self.asked = 0
 
@@ -682,16 +683,16 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
     meter, witness = Patient(), Witness()
-    lingering = Lingering(TimingWheel(asyncio.get_running_loop()))
+    wheel = TimingWheel(asyncio.get_running_loop())
+    lingering = Lingering(wheel)
     near_client, client = await connected()
     near_upstream, backend = await connected()
     tunnel = Tunnel(
         (near_client, FrameWalker(masked=True, judge=meter.charge)),
         (near_upstream, FrameWalker(masked=False)),
         connection="test",
-        meter=meter,
-        lingering=lingering,
-        ends=witness,
+        meters=Meters(meter, None),
+        surroundings=Surroundings(lingering, witness, wheel, Rounds(wheel, Patience())),
     )
     tunnel.begin(b"", b"")
     yield tunnel, meter, client, backend, witness
