@@ -293,7 +293,6 @@ class Gate:
 
     async def abort(self) -> None:
         """End what is left at once."""
-        self._wheel.stop()
         self._lingering.abort()
         await self._passthrough.close()
         if self._shared is not None:
