@@ -126,6 +126,7 @@ class FrameWalker:
         "_short_first",
         "_skipping",
         "_tail",
+        "_tail_start",
         "_watched",
         "attention",
         "frame_end",
@@ -154,6 +155,7 @@ class FrameWalker:
         self._message = Message.NONE
         self._watched = False
         self._tail = b""
+        self._tail_start = 0  # what stands before it was read before a HOLD; to cut it off at each would copy a chunk once a frame
         self.halt: Halt | None = None
         self.attention = False  # somebody must look at this walker before the next chunk
         # While `attention` is set: the last place in what was returned last, its ends included, where a control frame of ours may
@@ -187,7 +189,7 @@ class FrameWalker:
     @property
     def held(self) -> int:
         """Bytes held until they are whole, or until `resume`."""
-        return len(self._tail)
+        return len(self._tail) - self._tail_start
 
     def watch(self) -> None:
         """Keep `attention` set and tell `frame_end` and `message_end` of every chunk from now on, until `unwatch`."""
@@ -242,13 +244,19 @@ class FrameWalker:
             self.frame_end = 0  # a walker halts between frames only
             self.message_end = -1 if self._message is Message.PASSING else 0
             return b""
+        start = 0
         if self._tail:
-            data = self._tail + data
+            if data:
+                data = self._tail[self._tail_start :] + data
+            else:
+                data = self._tail
+                start = self._tail_start
             self._tail = b""
+            self._tail_start = 0
         size = len(data)
-        position = 0
-        run = 0  # where the bytes begin that pass and are not in `pieces` yet
-        skipped = 0  # bytes of `data` before `position` that do not go on
+        position = start
+        run = start  # where the bytes begin that pass and are not in `pieces` yet
+        skipped = start  # bytes of `data` before `position` that do not go on
         pieces: list[bytes] = []
         remaining = self._remaining
         skipping = self._skipping
@@ -315,7 +323,10 @@ class FrameWalker:
         self._message = message
         self.frame_end = frame_end
         self.message_end = message_end
-        if position < size:
+        if self.halt is _HOLD:
+            self._tail = data
+            self._tail_start = position
+        elif position < size:
             self._tail = b"" if self._over else data[position:]
         self._busy = bool(remaining or skipping or message or self._tail or self.attention)
         if run == 0 and position == size:

@@ -238,8 +238,21 @@ WALKER = (
         "hold_turned_into_a_refusal", FRAMES, "self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE", "self.halt = Verdict.CLOSE", HOLD
     ),
     Mutant("refusal_turned_into_a_hold", FRAMES, "self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE", "self.halt = _HOLD", REFUSAL),
+    Mutant("what_was_read_before_a_hold_is_read_again", FRAMES, "                start = self._tail_start\n", "", HOLD),
+    Mutant(
+        "what_was_read_before_a_hold_is_taken_with_what_comes", FRAMES, "self._tail[self._tail_start :] + data", "self._tail + data", HOLD
+    ),
+    Mutant(
+        "what_was_read_before_a_hold_counts_as_held", FRAMES, "return len(self._tail) - self._tail_start", "return len(self._tail)", HOLD
+    ),
     Mutant("what_comes_during_a_hold_is_lost", FRAMES, "                self._tail += data\n", "                pass\n", HOLD),
-    Mutant("what_comes_during_a_hold_overtakes", FRAMES, "data = self._tail + data", "data = data + self._tail", (*HOLD, *ONE_FRAME)),
+    Mutant(
+        "what_comes_during_a_hold_overtakes",
+        FRAMES,
+        "data = self._tail[self._tail_start :] + data",
+        "data = data + self._tail[self._tail_start :]",
+        (*HOLD, *ONE_FRAME),
+    ),
     Mutant(
         "resume_forgives_a_fault",
         FRAMES,

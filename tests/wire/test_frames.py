@@ -594,6 +594,28 @@ class TestHold:
         walker.resume()
         assert walker.receive_data(one, 0.0) == two + one
 
+    def test_again_and_again_in_one_chunk_forgets_what_passed(self, masked: bool) -> None:
+        frames = [text(masked, b"%d" % number) for number in range(8)]
+        walker = FrameWalker(masked=masked, judge=Script(*[Verdict.PASS, Verdict.HOLD, Verdict.HOLD] * 9))
+        assert walker.receive_data(b"".join(frames[:6]), 0.0) == frames[0]
+        for number in range(1, 8):
+            assert walker.held == sum(map(len, frames[number : 6 if number < 4 else 8]))
+            walker.resume()
+            assert walker.receive_data(b"", 0.0) == b""
+            if number == 3:
+                assert walker.receive_data(b"".join(frames[6:]), 0.0) == b""  # comes while it is held
+            walker.resume()
+            assert walker.receive_data(b"", 0.0) == frames[number]
+        assert walker.held == 0
+
+    def test_with_what_comes_right_at_its_end(self, masked: bool) -> None:
+        one, two = text(masked, b"one"), text(masked, b"two")
+        walker = FrameWalker(masked=masked, judge=Script(Verdict.PASS, Verdict.HOLD))
+        assert walker.receive_data(one + two, 0.0) == one
+        walker.resume()
+        assert walker.receive_data(one[:1], 0.0) == two
+        assert walker.receive_data(one[1:], 0.0) == one
+
     def test_of_a_continuation_is_no_refusal(self, masked: bool) -> None:
         stream = whole(masked, (0x01, b"a"), (0x80, b"b"))
         walker = FrameWalker(masked=masked, judge=Script(Verdict.PASS, Verdict.HOLD))
