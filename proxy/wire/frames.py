@@ -454,7 +454,7 @@ class FrameWalker:
         try:
             code, reason = parse_close(self._payload(data, end, length))
         except ProtocolError as error:
-            self.halt = error
+            self.halt = error.with_traceback(None)  # which would lead back to this walker, and keep it in memory
         else:
             self.halt = CloseFrame(code, reason, data[position:end])
         self.attention = True
