@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from math import ceil
 from typing import Final
 
@@ -23,14 +23,15 @@ from proxy import __version__
 from proxy.config import Config, StoreSettings
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
 from proxy.ledger.memory_store import MemoryStore
-from proxy.ledger.store import StoreEvents, StoreState
+from proxy.ledger.scoped_store import ScopedStore
+from proxy.ledger.store import Store, StoreEvents, StoreState
 from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
 from proxy.policy.identity import DOCUMENTED_SECRET, Identifier
 from proxy.policy.meter import MeterRules
 from proxy.policy.routes import RouteTable
-from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES
+from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES, Scope
 from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
 from proxy.server.capacity import Bounds, Capacity
@@ -73,11 +74,13 @@ class Gate:
         self._config = config
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._wheel = TimingWheel(self._loop)
         self.totals = _zeroed_totals(config)
         self._watch = StoreWatch(self.totals.store, log)
         self._shared = _shared_store(config.store, self._watch)
-        self._store = MemoryStore() if self._shared is None else self._shared  # an empty one is false
+        self._memory = MemoryStore()
+        own_rules = [rule.name for rule in config.rules if rule.scope is Scope.INSTANCE]
+        self._store: Store = self._memory if self._shared is None else ScopedStore(self._memory, self._shared, own_rules)
+        self._wheel = TimingWheel(self._loop)
         self._history = RefusalHistory()
         self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
@@ -248,7 +251,7 @@ class Gate:
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        tables = len(self._store) + len(self._history) + len(self._entrance.capacity)
+        tables = len(self._memory) + (0 if self._shared is None else len(self._shared)) + len(self._history) + len(self._entrance.capacity)
         return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
@@ -321,8 +324,10 @@ def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore
     """
     if settings.address is None:
         return None
-    if find_spec("redis") is None:
-        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'")
+    try:
+        import_module("redis.asyncio")  # takes a while: now, and not within the deadline of the first connection
+    except ImportError:
+        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'") from None
     when_down = OnStoreDown(settings.on_down.value)
     options = StoreOptions(settings.address, settings.prefix, settings.timeout, settings.holder_ttl, when_down)
     return open_store(options, events)

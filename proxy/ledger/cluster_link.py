@@ -29,7 +29,7 @@ class ClusterLink:
 
     def __init__(self, address: StoreAddress, timeout: float, events: StoreEvents) -> None:
         self._address = address
-        self._timeout = timeout
+        self.timeout = timeout
         self._events = events
         self._nodes: dict[Endpoint, RedisLink] = {}
         self._owners: list[RedisLink | None] = [None] * SLOTS
@@ -140,7 +140,7 @@ class ClusterLink:
         async def locate() -> Endpoint:
             return endpoint
 
-        node = RedisLink(self._address, locate, self._timeout, self._events)
+        node = RedisLink(self._address, locate, self.timeout, self._events)
         node.up = self._node_up
         node.down = partial(self._node_down, endpoint)
         node.moved = self._stale.set

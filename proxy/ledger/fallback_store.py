@@ -22,7 +22,7 @@ from proxy.ledger.redis_link import RedisLink
 from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
-from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
 START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store
@@ -128,6 +128,7 @@ class FallbackStore:
         over: list[int] = []
         if self._on_store_down is OnStoreDown.LOCAL:
             for index, claim in enumerate(ask):
+                assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
                 fits, retry_after = self._fits(claim, now)
                 if not fits:
                     if not claim.shadow:
@@ -168,6 +169,9 @@ class FallbackStore:
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         self._rates.close_bucket(key, bucket)
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._rates.penalize(key, seconds, now)
 
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()

@@ -40,6 +40,7 @@ class Keeper:
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
         self._looks: dict[bytes, SeatClaim] = {}
+        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
         self._refreshing: list[Seat] = []
         self._refresh_rate = 0.0  # seats per heartbeat
         self._refresh_due = 0.0  # seats
@@ -249,11 +250,25 @@ class Keeper:
                 await self.reap(claim, self.holders.dead_among(reply, time.monotonic()))
 
     async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
-        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError."""
+        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
+
+        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
+        """
         for holder in dead:
-            cursor = b"0"
-            while True:
-                reply = await self.do(self._keys.reap(claim, holder, cursor))
-                if not isinstance(reply, bytes) or reply in (b"0", b"C"):
-                    break
-                cursor = reply
+            lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
+            first = not lock.locked()
+            try:
+                async with lock:
+                    if first:
+                        await self._reap(claim, holder)
+            finally:
+                if first:
+                    self._reaping.pop((claim.key, holder), None)
+
+    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
+        cursor = b"0"
+        while True:
+            reply = await self.do(self._keys.reap(claim, holder, cursor))
+            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
+                return
+            cursor = reply

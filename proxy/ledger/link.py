@@ -30,6 +30,7 @@ class Link(Protocol):
     up: Callable[[bool], None]
     down: Callable[[str], None]
     reason: str  # why it is down, or was
+    timeout: float  # seconds that a command may take, from `call` on
 
     @property
     def commands(self) -> int:

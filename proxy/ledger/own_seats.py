@@ -79,7 +79,7 @@ class OwnSeats:
         seat = self._seats.get(where)
         if seat is None:
             seat = self._seats[where] = Seat(claim)
-        if not seat.held:
+        if not seat.taken and not seat.pending:
             self._hold(seat)
         seat.pending += 1
         return seat.tells

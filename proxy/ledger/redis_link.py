@@ -31,6 +31,7 @@ STALL: Final = 1.0  # seconds without an answer, and the connection is given up
 PAUSES: Final = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempts to connect; the last one again and again
 BATCH: Final = 128  # commands per write
 MAX_QUEUED: Final = 10_000  # commands that wait to be written; more are refused at once
+_SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(128))  # what stands between two words
 
 
 class _Call:
@@ -59,7 +60,7 @@ class RedisLink:
     ) -> None:
         self._address = address
         self._locate = locate
-        self._timeout = timeout
+        self.timeout = timeout
         self._events = events
         self._breaker = Breaker()
         self._queue: deque[_Call] = deque()
@@ -120,7 +121,7 @@ class RedisLink:
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, []
         self._wanted.set()
-        self._loop.call_later(self._timeout, self._expire, turn, self._loop.time())
+        self._loop.call_later(self.timeout, self._expire, turn, self._loop.time())
 
     def _expire(self, turn: list[_Call], began: float) -> None:
         """The deadline of the calls of one turn."""
@@ -130,7 +131,7 @@ class RedisLink:
             call.answer.exception()  # nobody may be waiting any more
         unheard = [call for call in turn if not call.heard]
         if unheard:
-            self._loop.call_at(began + max(STALL, self._timeout), self._check_stall, unheard[-1])
+            self._loop.call_at(began + max(STALL, self.timeout), self._check_stall, unheard[-1])
         if late and self._breaker.failed(self._loop.time()):
             self.reason = "it does not answer in time"
             self._schedule_probe()
@@ -318,8 +319,11 @@ def pack(commands: Iterable[Command]) -> bytes:
     """Commands as the server reads them (RESP). The library's own packing costs four times as much."""
     pieces: list[bytes] = []
     for command in commands:
-        pieces.append(b"*%d\r\n" % len(command))
-        pieces += [b"$%d\r\n%b\r\n" % (len(word), word) for word in command]
+        pieces.append(b"*%d" % len(command))
+        for word in command:
+            size = len(word)
+            pieces += (_SIZES[size] if size < len(_SIZES) else b"\r\n$%d\r\n" % size, word)
+        pieces.append(b"\r\n")
     return b"".join(pieces)
 
 

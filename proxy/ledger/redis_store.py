@@ -169,16 +169,23 @@ class RedisStore:
         now = time.monotonic()
         dead = self.keeper.holders.dead_among(answer.holders, now)
         if dead and asked.may_repeat:
-            try:
-                await self.keeper.reap(claim, dead)
-            except CommandError as error:
-                raise StoreDown(str(error), outcome_known=True) from error
-            return await self._once_more(asked)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._link.timeout - (now - asked.began)):
+                    return await self._ask_without(claim, dead, asked)
+            self.keeper.look_at(claim)  # it takes longer than anybody waits
+            return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
         self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
         if len(self._full) > MAX_FULL:
             self._full.popitem(last=False)
         return denial
+
+    async def _ask_without(self, claim: SeatClaim, dead: list[bytes], asked: Asked) -> Grant | Denial:
+        try:
+            await self.keeper.reap(claim, dead)
+        except CommandError as error:
+            raise StoreDown(str(error), outcome_known=True) from error
+        return await self._once_more(asked)
 
     async def _once_more(self, asked: Asked) -> Grant | Denial:
         again = self.begin(asked.ask)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.ledger.own_seats import Seat
-from proxy.ledger.store import Ask, Denial, SeatClaim, TokenClaim
+from proxy.ledger.store import Ask, Denial, PenaltyClaim, SeatClaim, TokenClaim
 
 Command = tuple[bytes, ...]
 
@@ -102,6 +102,7 @@ class Keys:
         keys = list(self.listing)
         arguments = [holder, self.check, b"%d" % SEAT_TTL]
         for claim in ask:
+            assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
             shadow = b"1" if claim.shadow else b"0"
             if not isinstance(claim, SeatClaim):
                 keys.append(self.tokens(claim.key))

@@ -12,6 +12,7 @@ from statistics import median
 
 import pytest
 
+from proxy.server.store_watch import DOWN
 from tests.cluster.gates import GateProcess, gates, seats_in, total_in
 from tests.cluster.guests import Guest, Party, game, party, statuses
 from tests.support.cuttable import cuttable
@@ -164,6 +165,7 @@ async def test_2000_connections_outlive_a_store_that_is_killed_and_comes_back_em
             async with place.talking():
                 await restarted_empty(store)
                 await place.heals()
+        assert all(len(gate.told(DOWN)) >= RUNS for gate in place.gates)
         assert median(place.worst) <= DELAY, place.worst
         await place.is_full_and_fair()
 
@@ -198,9 +200,10 @@ async def test_2000_connections_outlive_a_partition_of_one_gate(tmp_path: Path) 
         for _ in range(RUNS):
             async with place.talking():
                 link.hold()
-                await asyncio.sleep(2)
+                await asyncio.sleep(3)
                 await link.forward()
                 await place.heals()
+        assert [len(gate.told(DOWN)) for gate in place.gates] == [RUNS, 0, 0]
         assert median(place.worst) <= DELAY, place.worst
         await place.is_full_and_fair()
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import AsyncExitStack
 
 import pytest
 
-from proxy.ledger.store import Grant
-from tests.ledger.instances import TTL, Instance, address_of, instance, the_server_has
-from tests.ledger.store_contract import ask, member, seat
+import proxy.ledger.keeper
+from proxy.ledger.store import Grant, StoreState
+from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
+from tests.ledger.store_contract import ask, granted, member, seat
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.redis_servers import RedisServer, redis_server
 
@@ -118,3 +120,38 @@ async def test_whatever_happens_the_server_comes_to_the_truth(kind: str, seed: i
                 await crowd.go()
         await the_server_has(server, {}, 10.0)
         assert [len(crowd.one.store._own) for crowd in crowds] == [0] * INSTANCES
+
+
+async def test_whoever_moved_meanwhile_is_not_buried() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper = one.store._shared.keeper
+        await server.ask("HSET", "test:h", "other", 8)
+        assert await keeper.do(keeper._keys.bury(b"other", 7)) == 0
+        assert await server.ask("HGET", "test:h", "other") == "8"
+        assert await keeper.do(keeper._keys.bury(b"other", 8)) == 1
+        assert await server.ask("HEXISTS", "test:h", "other") == 0
+
+
+async def test_a_stand_still_of_the_instance_itself_is_a_doubt() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        await granted(one.store, seat())
+        before = one.holder
+        time.sleep(TTL)  # noqa: ASYNC251 -- the whole loop stands still, as a frozen process does
+        await granted(one.store, seat("other"))
+        assert one.heard.states[1] is StoreState.HEALING
+        await one.up()
+        assert one.holder not in (before, None)
+        await the_server_has(server, {"seats": 1, "other": 1})
+
+
+async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.ledger.keeper, "REFRESH", 1.0)
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        await granted(one.store, seat(limit=9), member("ann", limit=9))
+        await server.ask("PERSIST", "test:n:{seats}")
+        await server.ask("EXPIRE", "test:m:{room}", 100)
+        await server.ask("HSET", "test:n:{seats}", "f" * 16, "5")
+        async with asyncio.timeout(PATIENCE):
+            while await server.ask("HLEN", "test:n:{seats}") > 1 or await server.ask("TTL", "test:m:{room}") < 1000:  # noqa: ASYNC110 -- of another process
+                await asyncio.sleep(0.05)
+        assert await server.ask("TTL", "test:n:{seats}") > 1000

@@ -166,6 +166,12 @@ class TestTokens:
         await asyncio.sleep(wait + 0.01)
         await granted(two[1].store, token(rate=2.5))
 
+    async def test_a_bucket_never_holds_more_than_its_burst(self, two: Two, server: RedisServer) -> None:
+        await server.ask("SET", "test:u:{tokens}", f"0 {time.time() - 1e6:.6f}")
+        for i in range(3):
+            await granted(two[i % 2].store, token(rate=0.01, burst=3))
+        await denied(two[0].store, token(rate=0.01, burst=3))
+
     async def test_a_rate_of_0_never(self, two: Two, server: RedisServer) -> None:
         assert (await denied(two[0].store, token(rate=0))).retry_after == inf
         assert (await denied(two[0].store, token(rate=1, burst=0.5))).retry_after == inf
@@ -436,6 +442,21 @@ async def test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before(serv
         assert (await seats_in(server)) == {"all": 6, "room": 6}
         answers = [await ask(other.store, seat("all", 10), member(f"new {i}", "room", 10)) for i in range(5)]
         assert [type(answer) for answer in answers] == [Grant] * 4 + [Denial]
+
+
+async def test_a_crowd_that_a_crash_has_thrown_out_comes_back_all_at_once(server: RedisServer) -> None:
+    async with instance(address_of(server)) as one, instance(address_of(server)) as other:
+        for i in range(200):
+            await granted(one.store, member(f"user {i}", limit=200))
+        dead = one.holder
+        assert dead is not None
+        await one.crash()
+        await until(lambda: other.store._shared.keeper.holders.dead_among([dead], 0.0), PATIENCE)
+        before = other.store._shared._link.commands
+        answers = await asyncio.gather(*(ask(other.store, member(f"again {i}", limit=200)) for i in range(200)))
+        assert Counter(map(type, answers)) == {Grant: 200}
+        assert other.store._shared._link.commands - before < 410  # each asks twice; they clear up once
+        await the_server_has(server, {"room": 200})
 
 
 async def test_an_instance_that_was_wrongly_taken_for_dead_comes_back_with_its_seats(two: Two, server: RedisServer) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+import proxy.ledger.keeper
 from proxy.ledger.scripts import SEATS_AT_ONCE
-from tests.ledger.instances import PATIENCE, address_of, instance, the_server_has
+from tests.ledger.instances import PATIENCE, address_of, instance, seats_in, the_server_has
 from tests.ledger.store_contract import granted, member, seat
 from tests.support.redis_servers import redis_server
 from tests.support.waiting import until
@@ -21,14 +24,29 @@ async def test_what_changes_in_one_turn_of_the_loop_is_told_in_one_script() -> N
         assert one.store._shared._link.commands - before == 1
 
 
-async def test_whoever_is_not_listed_any_more_tells_everything_anew() -> None:
-    async with redis_server() as server, instance(address_of(server), ttl=60.0) as one:
+async def test_whoever_is_not_listed_any_more_tells_everything_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.ledger.keeper, "HEARTBEAT", 100.0)
+    async with redis_server() as server, instance(address_of(server), ttl=500.0) as one:
         grants = [await granted(one.store, seat(f"k{i}")) for i in range(3)]
         old = one.holder
         await server.ask("FLUSHALL")
         one.store.release(grants[0])  # a release notices it as well, long before the next heartbeat
         await until(lambda: one.holder not in (old, None), PATIENCE)
-        await the_server_has(server, {"k1": 1, "k2": 1})
+        await until(lambda: one.store._own.untold == 0, PATIENCE)
+        assert await seats_in(server) == {"k1": 1, "k2": 1}
+
+
+async def test_what_was_not_heard_is_told_again() -> None:
+    async with redis_server() as server, instance(address_of(server), deadline=0.2) as one:
+        grant = await granted(one.store, seat())
+        server.freeze()
+        one.store.release(grant)
+        assert one.store._own.untold == 1
+        await until(lambda: one.store._own.untold == 0, PATIENCE)  # sent
+        await until(lambda: one.store._own.untold == 1, PATIENCE)  # in vain
+        server.thaw()
+        await until(lambda: len(one.store._own) == 0, PATIENCE)
+        assert await server.ask("EXISTS", "test:n:{seats}") == 0
 
 
 async def test_an_id_of_before_has_nothing_any_more_when_all_is_told() -> None:

@@ -1813,6 +1813,80 @@ FRONT = (
     ),
 )
 
+ADMIT = "proxy/ledger/lua/admit.lua"
+TELL = "proxy/ledger/lua/tell.lua"
+REAP = "proxy/ledger/lua/reap.lua"
+BURY = "proxy/ledger/lua/bury.lua"
+BEAT = "proxy/ledger/lua/beat.lua"
+HOLDERS = "proxy/ledger/holders.py"
+OWN_SEATS = "proxy/ledger/own_seats.py"
+TELLER = "proxy/ledger/teller.py"
+KEEPER = "proxy/ledger/keeper.py"
+REDIS_STORE = "proxy/ledger/redis_store.py"
+REDIS_LINK = "proxy/ledger/redis_link.py"
+
+_REDIS = "tests/ledger/test_redis_store.py"
+CONTRACT = (f"{_REDIS}::TestContract",)
+TOKENS = (f"{_REDIS}::TestTokens",)
+EXPIRY = (f"{_REDIS}::test_keys_of_seats_and_tokens_expire_if_nobody_speaks_of_them_again",)
+TABS = (f"{_REDIS}::test_a_user_with_tabs_on_two_instances_has_one_seat_until_the_last_one_closes",)
+CONFLICTS = (f"{_REDIS}::test_a_key_that_holds_what_is_not_ours_is_refused_and_told",)
+FLUSH = (f"{_REDIS}::test_a_flush_is_noticed_at_the_first_question_and_healed",)
+DEATH = (f"{_REDIS}::test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before",)
+EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
+FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
+OWN_TABLE = ("tests/ledger/test_own_seats.py",)
+JUDGING = ("tests/ledger/test_holders.py",)
+
+SHARED = (
+    # the scripts
+    Mutant("admit_lets_one_more_in", ADMIT, "fits = own + elsewhere < limit", "fits = own + elsewhere <= limit", CONTRACT),
+    Mutant("admit_lets_one_more_member_in", ADMIT, "having or count < limit", "having or count <= limit", CONTRACT),
+    Mutant("admit_sees_own_seats_only", ADMIT, "fits = own + elsewhere < limit", "fits = own < limit", (f"{_REDIS}::test_300_parallel_upgrades_at_a_cap_of_100_admit_exactly_100",)),
+    Mutant("admit_knows_no_tabs", ADMIT, "fits = having or count < limit", "fits = count < limit", CONTRACT),
+    Mutant("admit_forgets_the_other_holder_of_a_member", ADMIT, "(having or '') .. holder .. ';'", "holder .. ';'", TABS),
+    Mutant("admit_counts_the_wrong_key", ADMIT, "local count = redis.call('HLEN', members)", "local count = redis.call('HLEN', name)", CONTRACT),
+    Mutant("admit_writes_the_wrong_key", ADMIT, "redis.call('HINCRBY', name, holder, 1)", "redis.call('HINCRBY', KEYS[#KEYS], holder, 1)", CONTRACT),
+    Mutant("admit_shadows_refuse", ADMIT, "if not shadow then", "if true then", CONTRACT),
+    Mutant("admit_asks_no_listing", ADMIT, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
+    Mutant("admit_seats_live_for_ever", ADMIT, "    redis.call('EXPIRE', name, ttl)\n", "", EXPIRY),
+    Mutant("admit_members_live_for_ever", ADMIT, "      redis.call('EXPIRE', write[3], ttl)\n", "", EXPIRY),
+    Mutant("admit_tokens_are_not_taken", ADMIT, "{'t', name, level - 1, limit, burst}", "{'t', name, level, limit, burst}", CONTRACT),
+    Mutant("admit_tokens_beyond_the_burst", ADMIT, "return math.min(level, burst)", "return level", (f"{_REDIS}::TestTokens::test_a_bucket_never_holds_more_than_its_burst",)),
+    Mutant("admit_takes_time_backwards", ADMIT, "if elapsed > 0 then level = level + elapsed * rate end", "level = level + elapsed * rate", TOKENS),
+    Mutant("admit_rate_of_0_gives", ADMIT, "fits = limit > 0 and level >= 1", "fits = level >= 1", CONTRACT),
+    Mutant("admit_half_a_token_is_enough", ADMIT, "and level >= 1", "and level >= 0.5", TOKENS),
+    Mutant("admit_believes_foreign_numbers", ADMIT, "    if not count then return nil end\n", "    count = count or 0\n", CONFLICTS),
+    Mutant("admit_believes_foreign_buckets", ADMIT, "if not level or not stamp then return nil end", "level, stamp = level or burst, stamp or now", CONFLICTS),
+    Mutant("tell_asks_no_listing", TELL, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", ("tests/ledger/test_teller.py::test_whoever_is_not_listed_any_more_tells_everything_anew",)),
+    Mutant("tell_keeps_former_seats", TELL, "for id in pairs(former) do redis.call('HDEL', name, id) end", "", FORMER),
+    Mutant("tell_keeps_former_members", TELL, "      change(name, id, -1)\n", "      after[#after + 1] = id .. ';'\n", FORMER),
+    Mutant("tell_counts_former_members", TELL, "      change(name, id, -1)\n", "", FORMER),
+    Mutant("tell_takes_others_out", TELL, "      after[#after + 1] = id .. ';'\n", "", TABS),
+    Mutant("tell_leaves_an_empty_member", TELL, "if text == '' then", "if text == '-' then", TABS),
+    Mutant("tell_writes_over_what_is_not_ours", TELL, "return kind == 'hash' or kind == 'none'", "return true", (f"{_REDIS}::test_a_key_that_is_overwritten_under_a_seat_is_told_and_does_no_harm",)),
+    Mutant("reap_takes_the_living_too", REAP, "if one ~= ARGV[1] then", "if false then", DEATH),
+    Mutant("reap_frees_no_members", REAP, "redis.call('HDEL', KEYS[2], found[2][i])", "", DEATH),
+    Mutant("reap_frees_no_seats", REAP, "if cursor == '0' then redis.call('HDEL', KEYS[1], ARGV[1]) end", "", DEATH),
+    Mutant("bury_the_living", BURY, "if counter and counter ~= ARGV[2] then return 0 end", "", ("tests/ledger/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",)),
+    Mutant("beat_lists_itself_again", BEAT, "if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {} end", "", (f"{_REDIS}::test_an_instance_that_was_wrongly_taken_for_dead_comes_back_with_its_seats",)),
+    # who lives
+    Mutant("newcomers_judge", HOLDERS, "return now - self._since >= self._ttl and", "return", JUDGING),
+    Mutant("gaps_count_as_watching", HOLDERS, "if asked_at - self._heard_at > MAX_GAP * self._interval:", "if False:", JUDGING),
+    Mutant("suspects_die_of_an_old_heartbeat", HOLDERS, "elif seen < asked_at:", "else:", JUDGING),
+    Mutant("the_past_is_watched_like_others", HOLDERS, "if holder in self._former or holder in self._dead:", "if holder in self._dead:", JUDGING),
+    # what is told
+    Mutant("a_refused_one_that_was_told_stays", OWN_SEATS, "doubtful=seat.tells != tells", "doubtful=False", OWN_TABLE),
+    Mutant("a_last_tab_is_not_told", OWN_SEATS, "doubtful=seat.member is None or not seat.taken", "doubtful=seat.member is None or not seat.held", OWN_TABLE),
+    Mutant("abandoned_ones_are_forgotten", OWN_SEATS, "        seat.pending -= 1\n        self._let_go(seat, doubtful=True)", "        seat.pending -= 1\n        self._let_go(seat, doubtful=False)", OWN_TABLE),
+    Mutant("others_are_not_known_alone", OWN_SEATS, "self.count(claim) + self._others.get(claim.key, 0) < claim.limit", "self.count(claim) < claim.limit", FLUSH),
+    Mutant("lost_words_are_not_told_again", TELLER, "            self._own.untell(seats)  # the next", "            pass  # the next", ("tests/ledger/test_teller.py::test_what_was_not_heard_is_told_again",)),
+    Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
+    Mutant("order_of_a_release_and_a_question", REDIS_STORE, "        if self._own.is_untold(ask):\n            self._teller.now()\n", "", CONTRACT),
+    Mutant("refusals_are_repeated_after_a_release", REDIS_STORE, "            self._own.leave(claim)\n            self._full.pop(claim.key, None)\n", "            self._own.leave(claim)\n", CONTRACT),
+    Mutant("late_answers_are_believed", REDIS_LINK, "        self._in_flight.extend(batch)\n", "        self._in_flight.extend(one for one in batch if one.command[0] != b\"PING\")\n", ("tests/ledger/test_redis_link.py",)),
+)  # fmt: skip
+
 VIGIL = "proxy/server/vigil.py"
 OWN_PONG = ("tests/wire/test_frames.py::TestOwnPong",)
 VIGILS = "tests/server/test_vigil.py::"
@@ -2031,4 +2105,18 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE, *CHEAP)
+MUTANTS = (
+    *WALKER,
+    *DOOR,
+    *COMPRESSION,
+    *LEDGER,
+    *SHARED,
+    *ADMISSION_RULES,
+    *METERS,
+    *IDENTITIES,
+    *ROUTING,
+    *SERVER,
+    *FRONT,
+    *PATIENCE,
+    *CHEAP,
+)
