@@ -49,7 +49,7 @@ class Keeper:
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
-        self.teller.unlisted = self.doubt
+        self.teller.unlisted = self.not_listed
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
         link.up = self._link_up
@@ -96,6 +96,11 @@ class Keeper:
         self._enter(StoreState.DOWN, why)
         self._first.set()
         self._changed.set()
+
+    def not_listed(self, holder: bytes) -> None:
+        """The store does not know this id. If we have another one by now, that is no news."""
+        if holder == self.holders.own:
+            self.doubt()
 
     def doubt(self) -> None:
         """What the store has of us may be anything: nothing is asked until it was told anew."""
@@ -204,9 +209,14 @@ class Keeper:
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
             self._refresh()
-            self.teller.now()
-            await self._beat(own)
-            await self._look()
+            try:
+                self.teller.now()
+                await self._beat(own)
+                await self._look()
+            except StoreDown:
+                if not self._link.is_usable:
+                    raise
+                # one answer that is late is no outage; there are several heartbeats to a ttl
 
     async def _beat(self, own: bytes) -> None:
         asked_at = time.monotonic()
@@ -220,7 +230,7 @@ class Keeper:
             return read_listing(reply)
         except ValueError as error:
             self._events.conflict("")
-            raise StoreDown("its listing of holders is not ours", outcome_known=True) from error
+            raise CommandError("its listing of holders is not ours") from error
 
     def _refresh(self) -> None:
         """A share of the own seats is told again, and their keys are looked at."""

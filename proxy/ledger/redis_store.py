@@ -30,12 +30,13 @@ _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 
 
 class Asked:
-    """A question that is on its way. `may_repeat`: it was not asked for the second time."""
+    """A question that is on its way. `holder`: under whose name. `may_repeat`: it was not asked for the second time."""
 
-    __slots__ = ("ask", "began", "may_repeat", "pending", "tickets")
+    __slots__ = ("ask", "began", "holder", "may_repeat", "pending", "tickets")
 
-    def __init__(self, ask: Ask, began: float) -> None:
+    def __init__(self, ask: Ask, holder: bytes, began: float) -> None:
         self.ask = ask
+        self.holder = holder
         self.began = began
         self.pending: list[_Pending] = []
         self.tickets: list[tuple[SeatClaim, int]] = []
@@ -74,10 +75,10 @@ class RedisStore:
             return repeated
         if self._own.is_untold(ask):
             self._teller.now()
-        asked = Asked(ask, now)
+        asked = Asked(ask, own, now)
         asked.tickets = [(claim, self._own.reserve(claim)) for claim in ask if isinstance(claim, SeatClaim)]
         try:
-            self._send(own, asked)
+            self._send(asked)
         except StoreDown:
             self.abandon(asked)
             raise
@@ -92,20 +93,20 @@ class RedisStore:
                     return said[2]
         return None
 
-    def _send(self, own: bytes, asked: Asked) -> None:
+    def _send(self, asked: Asked) -> None:
         """One script for each slot that has keys of the ask: mostly one. Raises StoreDown."""
         ask = asked.ask
         for seat, _ in asked.tickets:
             self._own.asked(seat)
         if self._keys.listing:
-            asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(own, ask))))
+            asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(asked.holder, ask))))
             return
         slots: dict[int, list[int]] = {}
         for index, claim in enumerate(ask):
             slots.setdefault(self._link.slot(self._keys.counts(claim.key)), []).append(index)
         for indexes in slots.values():
             part = [ask[index] for index in indexes]
-            asked.pending.append((tuple(indexes), self._link.call(self._keys.admit(own, part))))
+            asked.pending.append((tuple(indexes), self._link.call(self._keys.admit(asked.holder, part))))
 
     async def finish(self, asked: Asked | Denial) -> Grant | Denial:
         """Wait for the answer. Raises StoreDown; then, and when it is cancelled, nothing is held."""
@@ -121,7 +122,7 @@ class RedisStore:
             raise StoreDown(str(error), outcome_known=True) from error
         except Unlisted as error:
             self._cancel(asked)
-            self.keeper.doubt()
+            self.keeper.not_listed(asked.holder)
             raise StoreDown(str(error), outcome_known=True) from error
         except ValueError as error:
             self.abandon(asked)

@@ -22,7 +22,7 @@ MAX_FORMER: Final = 8  # own ids that keys may still carry; what is left of olde
 
 
 class Teller:
-    """`unlisted` is called when the store does not know our id; it must not raise. `former`: own ids that told seats lose."""
+    """`unlisted` is called with an id that the store does not know; it must not raise. `former`: own ids that told seats lose."""
 
     def __init__(self, link: Link, keys: Keys, own: OwnSeats, events: StoreEvents) -> None:
         self._link = link
@@ -34,7 +34,7 @@ class Teller:
         self._unheard: set[asyncio.Future[object]] = set()  # on their way
         self._loop = asyncio.get_running_loop()
         self.former: list[bytes] = []
-        self.unlisted: Callable[[], None] = lambda: None
+        self.unlisted: Callable[[bytes], None] = lambda _: None
 
     @property
     def is_open(self) -> bool:
@@ -92,7 +92,7 @@ class Teller:
                 self._own.untell(taken)
                 raise
             self._unheard.add(answer)
-            answer.add_done_callback(partial(self._heard, seats))
+            answer.add_done_callback(partial(self._heard, holder, seats))
             answers.append(answer)
         return answers
 
@@ -104,13 +104,13 @@ class Teller:
             slots.setdefault(self._link.slot(self._keys.counts(seat.key)), []).append(seat)
         return slots.values()
 
-    def _heard(self, seats: Sequence[Seat], answer: asyncio.Future[object]) -> None:
+    def _heard(self, holder: bytes, seats: Sequence[Seat], answer: asyncio.Future[object]) -> None:
         self._unheard.discard(answer)
         try:
             foreign = read_told(answer.result())
         except Unlisted:
             self._own.untell(seats)
-            self.unlisted()
+            self.unlisted(holder)
         except (StoreDown, CommandError, ValueError, asyncio.CancelledError):
             self._own.untell(seats)  # the next heartbeat, or the next healing, tells it again
         else:

@@ -133,6 +133,16 @@ async def test_slots_that_move_by_a_failover_on_purpose_are_found(two: Two, six:
     await one.up()
 
 
+async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(six: Cluster) -> None:
+    async with instance(StoreAddress((Endpoint(HOST, six.nodes[0].port),))) as one:
+        for i in range(20):
+            await granted(one.store, seat(f"k{i}"), member("ann", f"room {i}"))
+        for i in range(20):
+            await denied(one.store, seat(f"k{i}"))
+        assert StoreState.DOWN in one.heard.states or one.store.state is StoreState.DOWN
+        assert "Cluster" in one.store._shared.keeper.reason
+
+
 def test_slots_are_read_and_a_node_without_an_address_is_where_we_asked() -> None:
     nodes = read_slots([[0, 5460, [b"10.0.0.1", 7000, b"id"]], [5461, 16383, [b"", 7001, b"id"], [b"10.0.0.3", 7002, b"id"]]], "seed")
     assert len(nodes) == SLOTS

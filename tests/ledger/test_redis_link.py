@@ -76,6 +76,16 @@ async def test_no_answer_in_time_is_an_unknown_outcome_and_a_late_one_is_nobodys
         assert await link.call((b"GET", b"k")) == b"1"  # it was run, once
 
 
+async def test_answers_that_came_while_the_loop_stood_still_are_in_time() -> None:
+    async with redis_server() as server, linked(address_of(server), deadline=0.1) as link:
+        await connected(link)
+        asked = [link.call((b"INCR", b"k")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        time.sleep(0.5)  # noqa: ASYNC251 -- the loop stands still
+        assert await asyncio.gather(*asked) == [1, 2, 3]
+        assert link.is_usable
+
+
 async def test_after_some_silence_nobody_waits_until_a_probe_came_through() -> None:
     async with redis_server() as server, linked(address_of(server), deadline=0.1) as link:
         await connected(link)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -361,15 +364,27 @@ async def fill(server: RedisServer) -> None:
 
 
 async def test_a_wrong_password_is_said_at_once_and_in_one_line() -> None:
-    async with redis_server(password="right") as server:
-        address = address_of(server)
-        object.__setattr__(address, "password", "wrong secret")
-        async with instance(address) as one:
-            assert one.store.state is StoreState.DOWN
-            assert "\n" not in one.reason
-            assert "password" in one.reason
-            assert "wrong secret" not in one.reason
-            await granted(one.store, seat())
+    async with redis_server(password="right") as server, instance(replace(address_of(server), password="wrong secret")) as one:
+        assert one.store.state is StoreState.DOWN
+        assert "\n" not in one.reason
+        assert "password" in one.reason
+        assert "wrong secret" not in one.reason
+        await granted(one.store, seat())
+
+
+async def test_the_rights_that_the_page_names_are_enough(server: RedisServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    named = page.partition("Commands that an ACL must allow")[2].partition(", on `")[0]
+    commands = {word.lower() for word in re.findall("`([A-Z|]+)`", named)}
+    await server.ask("ACL", "SETUSER", "gate", "on", ">secret", "~test:*", "-@all", *(f"+{command}" for command in commands))
+    address = replace(address_of(server), username="gate", password="secret")
+    async with instance(address, ttl=1.0) as one, instance(address, ttl=1.0) as other:
+        await granted(one.store, seat(), member("ann"), token())
+        await denied(other.store, seat())
+        await one.crash()
+        await admitted(other, seat(), member("bob"))
+        assert other.heard.states == [StoreState.UP]
+        assert other.heard.policies == []
 
 
 async def test_a_database_that_is_not_there_is_said(server: RedisServer) -> None:

@@ -1879,7 +1879,7 @@ SHARED = (
     Mutant("a_refused_one_that_was_told_stays", OWN_SEATS, "doubtful=seat.tells != tells", "doubtful=False", OWN_TABLE),
     Mutant("a_last_tab_is_not_told", OWN_SEATS, "doubtful=seat.member is None or not seat.taken", "doubtful=seat.member is None or not seat.held", OWN_TABLE),
     Mutant("abandoned_ones_are_forgotten", OWN_SEATS, "        seat.pending -= 1\n        self._let_go(seat, doubtful=True)", "        seat.pending -= 1\n        self._let_go(seat, doubtful=False)", OWN_TABLE),
-    Mutant("others_are_not_known_alone", OWN_SEATS, "self.count(claim) + self._others.get(claim.key, 0) < claim.limit", "self.count(claim) < claim.limit", FLUSH),
+    Mutant("others_are_not_known_alone", OWN_SEATS, "self.count(claim) + self.others(claim.key) < claim.limit", "self.count(claim) < claim.limit", FLUSH),
     Mutant("lost_words_are_not_told_again", TELLER, "            self._own.untell(seats)  # the next", "            pass  # the next", ("tests/ledger/test_teller.py::test_what_was_not_heard_is_told_again",)),
     Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
     Mutant("order_of_a_release_and_a_question", REDIS_STORE, "        if self._own.is_untold(ask):\n            self._teller.now()\n", "", CONTRACT),
