@@ -51,6 +51,7 @@ class Bundle:
     packages: tuple[str, ...]
     programs: Mapping[str, str]  # name -> path in the unpacked packages
     arguments: str = ""  # for sh, in front of and behind the user's "$@"
+    environment: str = ""  # for sh, in front of the program
 
 
 # A C compiler without gcc's 60 MB. It knows the usual places only, so they are all named: headers, start files, the C library.
@@ -62,12 +63,20 @@ TCC_ARGUMENTS = " ".join(
     ]
 )
 
+# Chromium without a desktop: fonts, and where fontconfig finds them; and where Debian keeps the parts of PulseAudio's library.
+CHROMIUM_PACKAGES = ("chromium", "chromium-common", "fontconfig-config", "fonts-dejavu-core")
+CHROMIUM_ENVIRONMENT = (
+    'LD_LIBRARY_PATH="$lib/pulseaudio:$LD_LIBRARY_PATH" FONTCONFIG_PATH="$root/etc/fonts" XDG_DATA_HOME="$root/usr/share"'
+)
+
 BUNDLES = {
     "nginx": Bundle(("nginx",), {"nginx": "usr/sbin/nginx"}),
     "haproxy": Bundle(("haproxy",), {"haproxy": "usr/sbin/haproxy"}),
     "redis": Bundle(("redis-server", "redis-tools"), {"redis-server": "usr/bin/redis-server", "redis-cli": "usr/bin/redis-cli"}),
     "prometheus": Bundle(("prometheus",), {"prometheus": "usr/bin/prometheus", "promtool": "usr/bin/promtool"}),
     "tcc": Bundle(("tcc", "libc6-dev", "linux-libc-dev"), {"tcc": "usr/bin/tcc"}, TCC_ARGUMENTS),
+    "curl": Bundle(("curl",), {"curl": "usr/bin/curl"}),
+    "chromium": Bundle(CHROMIUM_PACKAGES, {"chromium": "usr/lib/chromium/chromium"}, environment=CHROMIUM_ENVIRONMENT),
 }
 BUNDLE_OF = {program: name for name, bundle in BUNDLES.items() for program in bundle.programs}
 
@@ -263,7 +272,7 @@ triplet={triplet}
 lib="$root/usr/lib/$triplet"
 LD_LIBRARY_PATH="$lib:$root/lib/$triplet${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
 export LD_LIBRARY_PATH
-exec "$root/{program}" {arguments}
+{environment}exec "$root/{program}" {arguments}
 """
 
 
@@ -285,6 +294,7 @@ def unpack(bundle: str, packages: Sequence[Path], target: Path) -> None:
                 triplet=f"{platform.machine()}-linux-gnu",
                 program=program,
                 arguments=BUNDLES[bundle].arguments or '"$@"',
+                environment=f"export {BUNDLES[bundle].environment}\n" if BUNDLES[bundle].environment else "",
             )
         )
         script.chmod(0o755)

@@ -36,10 +36,13 @@ from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
 from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
+from proxy.server.tunnel import Surroundings
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
@@ -62,9 +65,10 @@ class Gate:
         self._config = config
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self._wheel = TimingWheel(self._loop)
         self._store = MemoryStore()
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._loop)
+        self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.totals = _zeroed_totals(config)
         self.live = Live(self.totals, self._store, log)
@@ -91,6 +95,8 @@ class Gate:
         routes = RouteTable(config.routes)
         limits = config.limits
         capacity = Capacity(Bounds(self.max_connections, limits.max_pending, limits.max_pending_per_ip))
+        tunnel = config.tunnel
+        patience = Patience(tunnel.slow_reader, tunnel.ping_interval, tunnel.ping_timeout, tunnel.idle_timeout, tunnel.max_lifetime)
         scheme = b"http" if config.tls is None else b"https"
         self._path = UpgradePath(
             routes=routes,
@@ -104,11 +110,14 @@ class Gate:
             refuse_with=config.refuse_with,
             totals=self.totals,
             live=self.live,
+            loop=self._loop,
+            wheel=self._wheel,
             lingering=self._lingering,
             capacity=capacity,
             log=self._log,
-            dialer=Dialer(config.upstreams.values(), self._keepalive),
-            buffer=config.tunnel.buffer,
+            dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
+            buffer=tunnel.buffer,
             scheme=scheme,
         )
         self._passthrough = Passthrough(self._path, self._keepalive, limits.head_size, limits.head_timeout)
@@ -118,6 +127,7 @@ class Gate:
             identifier,
             capacity,
             self.connections,
+            self._wheel,
             limits.head_size,
             limits.head_timeout,
         )
@@ -257,6 +267,7 @@ class Gate:
         await self._passthrough.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._wheel.stop()
         self._log.flush()
         if self._admin is not None:
             await self._admin.cleanup()

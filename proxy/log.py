@@ -67,15 +67,19 @@ class Log:
 
     def access(self, event: str, *, group: tuple[Value, ...], **fields: Value) -> None:
         """What one client did. `group`: what it is coalesced with; bounded by configuration and program, not by clients."""
+        if self.is_due(event, group):
+            self._write(Level.INFO, event, fields)
+
+    def is_due(self, event: str, group: tuple[Value, ...]) -> bool:
+        """Count an event of `access`. Is its line to be written? For whoever finds its fields expensive, and then calls `info`."""
         if not self._access or self._level > Level.INFO:
-            return
+            return False
         key = (event, *group)
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = (event,)
         count = self._groups.get(key, 0) + 1
         self._groups[key] = count
-        if count <= LINES_PER_SECOND:
-            self._write(Level.INFO, event, fields)
+        return count <= LINES_PER_SECOND
 
     def flush(self) -> None:
         """Tell how many lines of each group were left out, and begin anew."""

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from proxy.config.reading import FLAG, Reading, choice, within
+from proxy.config.reading import FLAG, Kind, Reading, choice, within
 from proxy.config.units import parse_count, parse_duration, parse_seconds, parse_size
 from proxy.config.yaml_nodes import Table
 
 LIMITS_KEYS: Final = ("max_connections", "max_pending", "max_pending_per_ip", "head_size", "head_timeout")
-TUNNEL_KEYS: Final = ("buffer", "keepalive", "user_timeout")
-LATER_TUNNEL_KEYS: Final = ("slow_reader", "ping_interval", "ping_timeout", "idle_timeout", "max_lifetime")
+TUNNEL_KEYS: Final = (
+    *("buffer", "keepalive", "user_timeout", "slow_reader"),
+    *("ping_interval", "ping_timeout", "idle_timeout", "max_lifetime"),
+)
 KEEPALIVE_KEYS: Final = ("idle", "interval", "count")
 LOG_KEYS: Final = ("level", "format", "access")
 
+OFF: Final = "off"  # the word for a time that never comes
 DEFAULT_DRAIN: Final = 8.0  # seconds; under the 10 that Docker waits
 
 
@@ -49,11 +52,20 @@ class Keepalive:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSettings:
-    """`buffer`: bytes per direction. `user_timeout`: seconds that sent bytes may wait for their ACK; it overrides `keepalive.count`."""
+    """What one tunnel may take, and how long; all times in seconds, 0 is off.
+
+    `buffer`: bytes per direction. `user_timeout`: that sent bytes may wait for their ACK; it overrides `keepalive.count`, and is not
+    below `slow_reader`, or the kernel would end a slow reader before we could.
+    """
 
     buffer: int = 256 << 10
     keepalive: Keepalive = Keepalive()
     user_timeout: float = 30.0
+    slow_reader: float = 30.0
+    ping_interval: float = 30.0
+    ping_timeout: float = 20.0
+    idle_timeout: float = 0.0
+    max_lifetime: float = 0.0
 
 
 class LogLevel(Enum):
@@ -81,6 +93,11 @@ class LogSettings:
     access: bool = True
 
 
+def or_off(kind: Kind[float]) -> Kind[float]:
+    """A duration that may be `off` too, which is 0."""
+    return Kind(kind.expected, lambda text: 0.0 if text == OFF else kind.parse(text))
+
+
 CONNECTIONS: Final = within("a whole number", parse_count, "1", "1000000")
 HEAD_SIZE: Final = within("a size", parse_size, "1KiB", "1MiB")
 TIMEOUT: Final = within("a duration", parse_duration, "1ms", "5m")
@@ -88,7 +105,10 @@ DRAIN: Final = within("a duration", parse_duration, "0s", "1h")
 BUFFER: Final = within("a size", parse_size, "4KiB", "64MiB")
 KEEPALIVE_TIME: Final = within("a duration of whole seconds", parse_seconds, "1s", "32767s")  # MAX_TCP_KEEPIDLE and _KEEPINTVL of Linux
 KEEPALIVE_COUNT: Final = within("a whole number", parse_count, "1", "127")  # MAX_TCP_KEEPCNT of Linux
-USER_TIMEOUT: Final = within("a duration", parse_duration, "30s", "1h", " (not below slow_reader, which is 30s)")
+USER_TIMEOUT: Final = within("a duration", parse_duration, "100ms", "1h")
+PATIENCE: Final = within("a duration", parse_duration, "100ms", "1h")
+PING_INTERVAL: Final = or_off(within("a duration", parse_duration, "100ms", "1h", " or off"))
+LONG: Final = or_off(within("a duration", parse_duration, "100ms", "720h", " or off"))
 LEVEL: Final = choice(LogLevel)
 FORMAT: Final = choice(LogFormat)
 
@@ -124,15 +144,34 @@ def read_tunnel(reading: Reading, top: Table) -> TunnelSettings | None:
     default = TunnelSettings()
     if "tunnel" not in top.entries:
         return default
-    table = reading.fields(top.entries["tunnel"], "a mapping such as {buffer: 256KiB}", TUNNEL_KEYS, LATER_TUNNEL_KEYS)
+    table = reading.fields(top.entries["tunnel"], "a mapping such as {buffer: 256KiB}", TUNNEL_KEYS)
     if table is None:
         return None
     buffer = reading.optional(table, "buffer", BUFFER, default.buffer)
     keepalive = _read_keepalive(reading, table)
     user_timeout = reading.optional(table, "user_timeout", USER_TIMEOUT, default.user_timeout)
-    if buffer is None or keepalive is None or user_timeout is None:
+    slow_reader = reading.optional(table, "slow_reader", PATIENCE, default.slow_reader)
+    ping_interval = reading.optional(table, "ping_interval", PING_INTERVAL, default.ping_interval)
+    ping_timeout = reading.optional(table, "ping_timeout", PATIENCE, default.ping_timeout)
+    idle_timeout = reading.optional(table, "idle_timeout", LONG, default.idle_timeout)
+    max_lifetime = reading.optional(table, "max_lifetime", LONG, default.max_lifetime)
+    if user_timeout is not None and slow_reader is not None and user_timeout < slow_reader:
+        _report_order(reading, table, user_timeout, slow_reader)
+    if buffer is None or keepalive is None or user_timeout is None or slow_reader is None:
         return None
-    return TunnelSettings(buffer, keepalive, user_timeout)
+    if ping_interval is None or ping_timeout is None or idle_timeout is None or max_lifetime is None:
+        return None
+    return TunnelSettings(buffer, keepalive, user_timeout, slow_reader, ping_interval, ping_timeout, idle_timeout, max_lifetime)
+
+
+def _report_order(reading: Reading, table: Table, user_timeout: float, slow_reader: float) -> None:
+    """The kernel would end a slow reader before we do. Told at user_timeout where that is written, else at slow_reader."""
+    user, slow = table.entries.get("user_timeout"), table.entries.get("slow_reader")
+    if user is not None:
+        where = "by default" if slow is None else f"at {slow.place.line}:{slow.place.column}"
+        reading.report(user.place, f"a duration not below slow_reader ({slow_reader:g}s {where})", "a shorter one")
+    elif slow is not None:
+        reading.report(slow.place, f"a duration not above user_timeout ({user_timeout:g}s by default)", "a longer one")
 
 
 def _read_keepalive(reading: Reading, tunnel: Table) -> Keepalive | None:

@@ -11,10 +11,9 @@ from typing import Final
 
 from proxy.config.reading import NAME, Kind, Reading, any_of, choice, names_of, suggestion, whole
 from proxy.config.yaml_nodes import Node, Table, Text
-from proxy.policy.routes import RoomCase, Route, compile_path, template_names
+from proxy.policy.routes import Compression, RoomCase, Route, compile_path, template_names
 
-KEYS: Final = ("name", "path", "upstream", "room", "room_case")
-LATER_KEYS: Final = ("compression",)
+KEYS: Final = ("name", "path", "upstream", "room", "room_case", "compression")
 DEFAULT_NAME: Final = "default"
 DEFAULT_PATH: Final = "/{rest*}"
 ROOM: Final = "room"  # the name in a path that gives a room without being asked
@@ -47,6 +46,7 @@ PATH: Final = Kind("a path such as /ws/{room} or /{rest*}", _parse_path)
 ROOM_TEMPLATE: Final = Kind("the name of a room, made from names in the path, such as {room}", _parse_room)
 UPSTREAM: Final = Kind("the name of an upstream", _parse_upstream)
 ROOM_CASE: Final = choice(RoomCase)
+COMPRESSION: Final = choice(Compression)
 
 
 def read_routes(reading: Reading, top: Table, upstreams: Collection[str] | None) -> tuple[tuple[Route, ...] | None, Collection[str] | None]:
@@ -88,7 +88,7 @@ class _RouteReader:
         self.nameless = False  # is there a route whose name could not be read?
 
     def read(self, node: Node) -> Route | None:
-        table = self._reading.fields(node, ROUTE_WORDS, KEYS, LATER_KEYS)
+        table = self._reading.fields(node, ROUTE_WORDS, KEYS)
         if table is None:
             self.nameless = True
             return None
@@ -97,11 +97,12 @@ class _RouteReader:
         upstream = self._upstream(table)
         room = self._room(table, names)
         room_case = self._reading.optional(table, "room_case", ROOM_CASE, RoomCase.KEEP)
+        compression = self._reading.optional(table, "compression", COMPRESSION, Compression.PASS)
         if names is not None and "room_case" in table.entries and "room" not in table.entries and ROOM not in names:
             self._reading.report(table.keys["room_case"], "a room too: neither the path nor a room key names one", "room_case alone")
-        if name is None or path is None or upstream is None or room_case is None:
+        if name is None or path is None or upstream is None or room_case is None or compression is None:
             return None
-        return Route(name, path, upstream, room, room_case)
+        return Route(name, path, upstream, room, room_case, compression)
 
     def _name(self, table: Table) -> str | None:
         name = self._reading.required(table, "name", NAME)

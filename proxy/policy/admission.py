@@ -13,13 +13,14 @@ from math import ceil, inf
 from typing import Final
 
 from proxy.ledger.store import Claim, PenaltyClaim, SeatClaim, TokenClaim
-from proxy.policy.identity import Identifier, Principal
+from proxy.policy.identity import Identifier, Principal, part_of
 from proxy.policy.rules import FRAME_QUANTITIES, Direction, Per, Quantity, Rule, penalty_rule
 
 MAX_RETRY_MS: Final = (1 << 31) - 1  # 24 days: what a browser's setTimeout can wait; with more it fires at once
 SEAT_RETRY: Final = 1.0  # seconds; when a seat becomes free cannot be known
 REFUSALS: Final = 10  # more than so many ...
 REFUSAL_WINDOW: Final = 10.0  # ... within so many seconds, and further refusals are plain HTTP
+CLAIMS: Final = 4096  # that are remembered, for each rule
 MAX_REFUSED: Final = 100_000  # principals whose refusals are remembered
 
 _TEXTS: Final = {
@@ -81,19 +82,27 @@ class Excess:
         return f"rule={self.rule.name} retry_after_ms={retry} id={connection}"
 
 
-class AdmissionRules:
-    """The rules that decide about upgrades, ready to be turned into claims."""
+class AdmissionRule:
+    """One rule that decides about upgrades. Its claims are remembered: the same few come again and again."""
 
-    def __init__(self, rules: Sequence[Rule], identifier: Identifier) -> None:
-        self._rules = tuple(_at_upgrades(rule) for rule in rules if rule.quantity not in FRAME_QUANTITIES or _keeps_out(rule))
+    def __init__(self, rule: Rule, identifier: Identifier) -> None:
+        self.rule = rule
         self._identifier = identifier
+        self._pers = _asked_about(rule)
+        self._claims: dict[tuple[bytes, ...], Claim] = {}
 
-    def claims(self, principal: Principal) -> tuple[list[Rule], list[Claim]]:
-        """What this principal asks for, rule by rule in the order of the file."""
-        rules = [rule for rule in self._rules if applies(rule, principal)]
-        return rules, [self._claim(rule, principal) for rule in rules]
+    def claim(self, principal: Principal) -> Claim:
+        """What this principal asks for."""
+        parts = tuple([part_of(principal, per) for per in self._pers])
+        claim = self._claims.get(parts)
+        if claim is None:
+            if len(self._claims) >= CLAIMS:
+                self._claims.clear()
+            claim = self._claims[parts] = self._new_claim(principal)
+        return claim
 
-    def _claim(self, rule: Rule, principal: Principal) -> Claim:
+    def _new_claim(self, principal: Principal) -> Claim:
+        rule = self.rule
         if rule.quantity in FRAME_QUANTITIES:
             return PenaltyClaim(rule.name, penalty_key(self._identifier, rule, principal))
         key = self._identifier.key(rule, principal, rule.per)
@@ -103,8 +112,40 @@ class AdmissionRules:
         return SeatClaim(rule.name, key, int(rule.limit), rule.shadow, member)
 
 
-def _keeps_out(rule: Rule) -> bool:
-    return rule.penalty > 0 and not rule.shadow
+class AdmissionRules:
+    """The rules that decide about upgrades, ready to be turned into claims."""
+
+    def __init__(self, rules: Sequence[Rule], identifier: Identifier) -> None:
+        self._rules = tuple(AdmissionRule(_at_upgrades(rule), identifier) for rule in rules if _is_asked(rule))
+        self._particular = any(rule.rule.when.room is not None or rule.rule.when.networks for rule in self._rules)
+        self._chosen: dict[tuple[str, bool, bool], tuple[AdmissionRule, ...]] = {}  # bounded by the routes
+
+    def claims(self, principal: Principal) -> tuple[list[Rule], list[Claim]]:
+        """What this principal asks for, rule by rule in the order of the file."""
+        rules = self._about(principal)
+        return [one.rule for one in rules], [one.claim(principal) for one in rules]
+
+    def _about(self, principal: Principal) -> tuple[AdmissionRule, ...]:
+        """The rules about this principal; where no rule asks for more than these three, they decide."""
+        kind = (principal.route, principal.room is None, principal.anonymous)
+        chosen = self._chosen.get(kind)
+        if chosen is None:
+            chosen = tuple(one for one in self._rules if applies(one.rule, principal))
+            if not self._particular:
+                self._chosen[kind] = chosen
+        return chosen
+
+
+def _asked_about(rule: Rule) -> tuple[Per, ...]:
+    """What of a principal a claim under this rule depends on."""
+    if rule.quantity in FRAME_QUANTITIES:
+        return (Per.USER, Per.IP)  # as penalty_key
+    return (*rule.per, Per.USER) if rule.quantity is Quantity.MEMBERS else rule.per
+
+
+def _is_asked(rule: Rule) -> bool:
+    """Has an upgrade anything to ask under this rule? Under one about frames: whether somebody is kept out."""
+    return rule.quantity not in FRAME_QUANTITIES or (rule.penalty > 0 and not rule.shadow)
 
 
 def _at_upgrades(rule: Rule) -> Rule:

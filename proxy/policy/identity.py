@@ -24,6 +24,7 @@ from proxy.wire.handshake import list_tokens
 
 DIGEST_SIZE: Final = 16  # bytes: 128 bits, so that nobody finds two principals with one key
 PEERS: Final = 4096  # addresses whose reading is remembered
+KEYS: Final = 16384  # digests that are remembered, of what is counted: users (as digests themselves), addresses, rooms
 MAX_SECRET: Final = 64  # bytes, the longest key of BLAKE2b
 DOCUMENTED_SECRET: Final = b"wsgate: no secret is configured"
 
@@ -42,6 +43,7 @@ _BRACKETED: Final = re.compile(rb"\[([^]]*)\](?::.*)?")
 _PREFIX: Final = re.compile(rb"(?:(?:bearer|j:)[-+:,\x00-\x20]*)+", re.IGNORECASE)  # j: is what Express calls JSON in a cookie
 _BASE64: Final = re.compile(rb"eyJ|\.eJ|gAAAAA")  # how JSON, deflated JSON and Fernet begin in base64: JWT, itsdangerous, Flask
 SIGNATURE_DIGITS: Final = 20  # of base64, 120 bits, tell two signatures apart
+UUID_DIGITS: Final = 32
 _UUID: Final = re.compile(rb"[0-9a-f]{32}")
 _AROUND: Final = bytes(range(0x21)) + b"\x7f\"'"
 _ESCAPE: Final = re.compile(rb"\\(?:([0-3][0-7][0-7])|(.))", re.DOTALL)
@@ -89,9 +91,10 @@ class IdentityRules:
     secret: bytes = field(default=DOCUMENTED_SECRET, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for each upgrade, and that took half a microsecond more
 class Principal:
-    """Who asks, in the only form that is kept. `user` is a digest; for an anonymous client it is of this connection alone."""
+    """Who asks, in the only form that is kept; nobody changes it. `user` is a digest; for an anonymous client it is
+    of this connection alone."""
 
     user: bytes
     anonymous: bool
@@ -100,16 +103,21 @@ class Principal:
     route: str
     room: str | None
     connection: bytes  # the id of this connection, random
-    digests: dict[tuple[Per, ...], bytes] = field(default_factory=dict, init=False, compare=False, repr=False)  # of keys, made once
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of the client's transport."""
+    """The other end of the client's transport. `text` and `node`: its address in X-Forwarded-For and in Forwarded."""
 
     address: Address | None  # None: a Unix socket
     trusted: bool
     name: str | None = None  # what `per: ip` counts, as text, where it stands for itself; None for a trusted peer, which speaks for many
+    text: bytes = field(init=False, compare=False, repr=False)
+    node: bytes = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", b"" if self.address is None else str(self.address).encode())
+        object.__setattr__(self, "node", format_node(self.address))
 
 
 class Identifier:
@@ -118,6 +126,8 @@ class Identifier:
     def __init__(self, rules: IdentityRules) -> None:
         self._rules = rules
         self._secret = rules.secret if len(rules.secret) <= MAX_SECRET else blake2b(rules.secret).digest()
+        self._hashes = {domain: self._keyed(domain) for domain in (b"token", b"anonymous", b"key")}
+        self._key_digest = lru_cache(KEYS)(self._digest_of_parts)
         self.peer = lru_cache(PEERS)(self._peer)
 
     def user(self, query: bytes, fields: Fields, connection: bytes) -> tuple[bytes, bool]:
@@ -171,32 +181,32 @@ class Identifier:
 
     def key(self, rule: Rule, principal: Principal, per: Iterable[Per]) -> bytes:
         """The key of a rule for a principal: the rule's name and a digest that cannot be made to collide (length-prefixed)."""
-        wanted = tuple(per)
-        digest = principal.digests.get(wanted)
-        if digest is None:
-            parts = [_part(principal, one) for one in wanted]
-            prefixed = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
-            digest = principal.digests[wanted] = self._digest(b"key", prefixed)
-        return rule.name.encode() + b":" + digest
+        return rule.name.encode() + b":" + self._key_digest(*[part_of(principal, one) for one in per])
+
+    def _digest_of_parts(self, *parts: bytes) -> bytes:
+        return self._digest(b"key", b"".join([len(part).to_bytes(4, "big") + part for part in parts]))
 
     def _digest(self, domain: bytes, value: bytes) -> bytes:
-        return blake2b(value, digest_size=DIGEST_SIZE, key=self._secret, person=domain).digest()
+        copy = self._hashes[domain].copy()
+        copy.update(value)
+        return copy.digest()
+
+    def _keyed(self, domain: bytes) -> blake2b:
+        """A digest of nothing yet, to be copied: keying one takes longer than all that is digested here."""
+        return blake2b(digest_size=DIGEST_SIZE, key=self._secret, person=domain)
 
 
-def _part(principal: Principal, per: Per) -> bytes:
-    match per:
-        case Per.USER:
-            return principal.user
-        case Per.IP:
-            return principal.ip
-        case Per.ROOM:
-            return (principal.room or "").encode()
-        case Per.ROUTE:
-            return principal.route.encode()
-        case Per.CONNECTION:
-            return principal.connection
-        case Per.GLOBAL:
-            return b""
+def part_of(principal: Principal, per: Per) -> bytes:
+    """What of a principal is counted."""
+    if per is Per.USER:
+        return principal.user
+    if per is Per.IP:
+        return principal.ip
+    if per is Per.ROOM:
+        return (principal.room or "").encode()
+    if per is Per.ROUTE:
+        return principal.route.encode()
+    return principal.connection if per is Per.CONNECTION else b""
 
 
 def find_token(source: TokenSource, query: bytes, fields: Fields) -> bytes | None:
@@ -221,6 +231,9 @@ def _bearer(fields: Fields) -> set[bytes]:
     if len(values) > 1:
         raise IdentityError("Authorization is there twice")
     words = values[0].split() if values else []
+    if len(words) == len(("Bearer", "token")) and words[0] == b"Bearer" and words[1].lower() != b"bearer":
+        form = _one_form(words[1])  # the common case; what follows is right for it, too
+        return {form} if form else set()
     if not words or words[-1].lower() == b"bearer" or _is_basic(words):
         return set()
     return _forms([words[1] if words[0].lower() == b"bearer" else b" ".join(words[1:]) or words[0]])
@@ -306,6 +319,8 @@ def _one_form(text: bytes) -> bytes:
         text = text[match.end() :].strip(_AROUND)
     if _BASE64.match(text):
         return _base64_form(text)
+    if len(text) < UUID_DIGITS:
+        return text.rstrip(b"=")
     bare = _UUID_FILLING.sub(b"", text.lower())
     return bare if _UUID.fullmatch(bare) else text.rstrip(b"=")
 
@@ -388,19 +403,25 @@ def forwarding_headers(peer: Peer, fields: Fields, *, host: bytes, proto: bytes)
 
     Both tell the chain that we counted: one that only the client wrote and the proxy in front let through must not contradict it.
     """
+    if not peer.trusted and peer.address is not None:
+        return [
+            (b"X-Forwarded-For", peer.text),
+            (b"X-Forwarded-Host", host),
+            (b"X-Forwarded-Proto", proto),
+            (b"Forwarded", _element(peer, host, proto)),
+        ]
     told: Fields = fields if peer.trusted else {}
     chain = forwarded_for(told)
     proto = next((one for one in reversed(list_tokens(told.get(b"x-forwarded-proto", ()))) if _SCHEME.fullmatch(one)), proto)
     host = (list_tokens(told.get(b"x-forwarded-host", ())) or [host])[-1]
-    quoted_host = b'"' + host.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-    ours = b"for=" + format_node(peer.address) + b";host=" + quoted_host + b";proto=" + proto
+    ours = _element(peer, host, proto)
     if list_tokens(told.get(b"x-forwarded-for", ())):
         elements = [b"for=" + format_node(parse_address(node)) for node in chain]
     else:
         elements = [b"for=unknown" if _forwarded_nodes(line) is None else line for line in told.get(b"forwarded", ()) if line]
         chain = [node or b"unknown" for node in chain]
     if peer.address is not None:
-        chain.append(str(peer.address).encode())
+        chain.append(peer.text)
     headers = [
         (b"X-Forwarded-Host", host),
         (b"X-Forwarded-Proto", proto),
@@ -409,3 +430,10 @@ def forwarding_headers(peer: Peer, fields: Fields, *, host: bytes, proto: bytes)
     if chain:
         headers.insert(0, (b"X-Forwarded-For", b", ".join(chain)))
     return headers
+
+
+def _element(peer: Peer, host: bytes, proto: bytes) -> bytes:
+    """What we add to Forwarded (RFC 7239 §4)."""
+    if b'"' in host or b"\\" in host:
+        host = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return b'for=%b;host="%b";proto=%b' % (peer.node, host, proto)

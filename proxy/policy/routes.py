@@ -10,12 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+PATHS: Final = 4096  # whose routes are remembered
+MAX_REMEMBERED: Final = 256  # bytes of such a path
 MAX_ROOM_NAME: Final = 200  # bytes of UTF-8
 
 _FORBIDDEN: Final = re.compile(rb"//|[;\\#\x00-\x20\x7f-\xff]|%2[fF]|%5[cC]|%00")
+_PLAIN: Final = re.compile(rb"(?:/[-a-z0-9_~!$&'()*+,:@=][-a-z0-9._~!$&'()*+,:@=]*)+/?")  # the same to every reader
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DOT_SEGMENT: Final = re.compile(rb"(?:\.|%2[eE]){1,2}")
 _NAME: Final = re.compile(r"\{([a-z_][a-z0-9_]*)(\*?)\}")
@@ -34,6 +38,13 @@ class RoomCase(Enum):
     FOLD = "fold"
 
 
+class Compression(Enum):
+    """Whether an upstream is offered what a client offers, or no extension at all."""
+
+    PASS = "pass"  # noqa: S105 -- a word of the YAML, no password
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One line of `routes`. `room` is a template over the names of `path`, None where paths name no room."""
@@ -43,10 +54,10 @@ class Route:
     upstream: str
     room: str | None = None
     room_case: RoomCase = RoomCase.KEEP
+    compression: Compression = Compression.PASS
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """Where an upgrade goes. `room` is None where its route has none."""
 
     route: Route
@@ -122,15 +133,23 @@ class RouteTable:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._strict = [(route, compile_path(route.path)) for route in routes]
         self._lenient = [(route, _compile(route.path, _lenient_literal)) for route in routes]
+        self._remembered = lru_cache(PATHS)(self._match)
 
     def match(self, path: bytes) -> Match | None:
         """The route of a path and its room; None where there is no route.
 
         Raises PathError for a path that a backend may read in another way than we do (DESIGN, "The door" 4).
         """
-        check_path(path)
+        return self._remembered(path) if len(path) <= MAX_REMEMBERED else self._match(path)
+
+    def _match(self, path: bytes) -> Match | None:
         strict, names = _first(self._strict, path)
-        lenient, _ = _first(self._lenient, re.sub(rb"/+", b"/", _lenient_form(path)).rstrip(b"/") or b"/")
+        if _PLAIN.fullmatch(path):
+            squeezed = path.rstrip(b"/")
+        else:
+            check_path(path)
+            squeezed = re.sub(rb"/+", b"/", _lenient_form(path)).rstrip(b"/") or b"/"
+        lenient, _ = _first(self._lenient, squeezed)
         if lenient is not strict and lenient is not None and lenient.room is not None:
             raise PathError("the path names a room only when it is read leniently; spell it as the route does")
         if strict is None:
@@ -159,7 +178,7 @@ def _first(table: Sequence[tuple[Route, re.Pattern[bytes]]], path: bytes) -> tup
     for route, pattern in table:
         match = pattern.fullmatch(path)
         if match:
-            return route, match.groupdict(b"")
+            return route, match.groupdict(b"") if route.room is not None else {}
     return None, {}
 
 

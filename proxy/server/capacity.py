@@ -27,15 +27,17 @@ class Capacity:
         self.pending = 0
         self._by_address: dict[str, int] = {}
 
+    def has_room(self, address: str | None) -> bool:
+        """Would `enter` give a place?"""
+        bounds = self.bounds
+        return self.pending < bounds.pending and (address is None or self._by_address.get(address, 0) < bounds.pending_per_ip)
+
     def enter(self, address: str | None) -> Place | None:
         """Take a place; None if there is none left, in all or for this address (IPv6: network). Without one only the total counts."""
-        if self.pending >= self.bounds.pending:
+        if not self.has_room(address):
             return None
         if address is not None:
-            mine = self._by_address.get(address, 0)
-            if mine >= self.bounds.pending_per_ip:
-                return None
-            self._by_address[address] = mine + 1
+            self._by_address[address] = self._by_address.get(address, 0) + 1
         self.pending += 1
         return Place(self, address)
 

@@ -17,6 +17,7 @@ from proxy.policy.identity import Identifier, Peer
 from proxy.server.answers import problem
 from proxy.server.capacity import Capacity, Place
 from proxy.server.passthrough import Passthrough
+from proxy.server.timing_wheel import Deadline, TimingWheel
 from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
 
@@ -33,6 +34,7 @@ class Entrance:
     identifier: Identifier
     capacity: Capacity
     connections: Callable[[], int]
+    wheel: TimingWheel
     head_size: int = HEAD_SIZE
     head_timeout: float = HEAD_TIMEOUT
     doors: set[Door] = field(default_factory=set)
@@ -42,7 +44,7 @@ class Entrance:
 class Door(asyncio.Protocol):
     """One connection until its first head is whole."""
 
-    __slots__ = ("_entrance", "_peer", "_place", "_received", "_timer", "_transport")
+    __slots__ = ("_deadline", "_entrance", "_peer", "_place", "_received", "_transport")
 
     _transport: asyncio.Transport
     _peer: Peer
@@ -51,7 +53,7 @@ class Door(asyncio.Protocol):
         self._entrance = entrance
         self._received = b""
         self._place: Place | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: Deadline | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # a stream's, also uvloop's, which is no subclass
@@ -67,7 +69,7 @@ class Door(asyncio.Protocol):
             self._leave()
             entrance.upgrades.turn_away(self._transport, "too many connections")
             return
-        self._timer = asyncio.get_running_loop().call_later(entrance.head_timeout, self._too_late)
+        self._deadline = entrance.wheel.call_later(entrance.head_timeout, self._too_late)
 
     def _who_is_there(self) -> Peer | None:
         """None: a TCP peer that is gone already, and whose address nobody can tell. It must not pass for a Unix socket's peer, whose
@@ -132,8 +134,8 @@ class Door(asyncio.Protocol):
         self._entrance.upgrades.lingering.adopt(self._transport, heard=True)
 
     def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._place is not None:
             self._place.leave()
         self._entrance.doors.discard(self)

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from proxy.server.timing_wheel import Deadline, TimingWheel
 from proxy.wire.frames import CloseFrame, FrameWalker
 
 LINGER: Final = 2.0  # seconds
 LAST_BYTES: Final = 10.0  # seconds more, for a slow reader to take what was written before our last word
+MORE_LOOKS: Final = round(LAST_BYTES / LINGER)  # how often such a reader is given another LINGER
 MAX_LINGERING: Final = 1024  # connections
 
 
 class Lingering:
     """The connections that are on their way out, oldest first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = MAX_LINGERING) -> None:
-        self._loop = loop
+    def __init__(self, wheel: TimingWheel, most: int = MAX_LINGERING) -> None:
+        self._wheel = wheel
         self._most = most
         self._peers: dict[_Leaving, None] = {}
 
@@ -35,7 +37,7 @@ class Lingering:
             next(iter(self._peers)).give_up()
         peer = _Leaving(transport, walker, self._peers)
         self._peers[peer] = None
-        peer.wait(self._loop, self._loop.time() + LINGER + LAST_BYTES)
+        peer.wait(self._wheel)
         transport.set_protocol(peer)
         if transport.is_closing():
             return
@@ -46,7 +48,8 @@ class Lingering:
             transport.write_eof()
         if not transport.is_reading():
             transport.resume_reading()
-        peer.data_received(b"")
+        if walker is not None:
+            peer.data_received(b"")
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -60,13 +63,16 @@ class Lingering:
 class _Leaving(asyncio.Protocol):
     """One peer that has had our last word."""
 
-    __slots__ = ("_others", "_transport", "_walker", "timer")
+    __slots__ = ("_deadline", "_looks", "_others", "_transport", "_walker", "_wheel")
+
+    _wheel: TimingWheel
+    _deadline: Deadline
 
     def __init__(self, transport: asyncio.Transport, walker: FrameWalker | None, others: dict[_Leaving, None]) -> None:
         self._transport = transport
         self._walker = walker
         self._others = others
-        self.timer: asyncio.TimerHandle | None = None
+        self._looks = MORE_LOOKS
         if walker is not None:
             walker.stop_judging()
             walker.resume()
@@ -87,13 +93,15 @@ class _Leaving(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
 
-    def wait(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
-        """Give up after LINGER; later while something is still to be written, but not after `latest`."""
-        self.timer = loop.call_later(LINGER, self._look_again, loop, latest)
+    def wait(self, wheel: TimingWheel) -> None:
+        """Give up after LINGER; later while something is still to be written, but not after LAST_BYTES more."""
+        self._wheel = wheel
+        self._deadline = wheel.call_later(LINGER, self._look_again)
 
-    def _look_again(self, loop: asyncio.AbstractEventLoop, latest: float) -> None:
-        if self._transport.get_write_buffer_size() and loop.time() < latest:
-            self.wait(loop, latest)
+    def _look_again(self) -> None:
+        if self._transport.get_write_buffer_size() and self._looks:
+            self._looks -= 1
+            self.wait(self._wheel)
         else:
             self.give_up()
 
@@ -103,6 +111,5 @@ class _Leaving(asyncio.Protocol):
         self._leave()
 
     def _leave(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+        self._deadline.cancel()
         self._others.pop(self, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from proxy.ledger.store import Grant, Store
 from proxy.log import Log
@@ -16,8 +17,7 @@ MIN_CROWD = 20  # users; fewer on one address are no sign of a proxy
 CROWD_SHARE = 0.5  # of all users: more on one address is one
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """What a live connection holds, and since when (seconds of the monotonic clock)."""
 
     grant: Grant
@@ -46,9 +46,10 @@ class Live:
         self.store.release(held.grant)
         if tunnel.meters is not None:
             tunnel.meters.release(self.store, time.monotonic())
-        self.log.access(
+        if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
+            return
+        self.log.info(
             "connection ended",
-            group=(held.principal.route, code, initiator.value),
             id=tunnel.connection,
             route=held.principal.route,
             code=code,
@@ -58,11 +59,17 @@ class Live:
             bytes_in=tunnel.client.walker.received_bytes,
             messages_out=tunnel.upstream.walker.messages,
             bytes_out=tunnel.upstream.walker.received_bytes,
+            **({"why": tunnel.why} if tunnel.why else {}),
         )
 
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
         _add_traffic(self.gone, tunnel)
+        # A tunnel and its halves stand in a circle, and so do what they hold: transports, walkers, the meter. It is opened here, or all
+        # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.
+        for half in (tunnel.client, tunnel.upstream):
+            del half.tunnel, half.peer
+        del tunnel.vigil
 
     def traffic(self) -> Traffic:
         """All that was carried until now."""

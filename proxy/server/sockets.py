@@ -33,16 +33,20 @@ class Keepalive:
         pseudo = transport.get_extra_info("socket")
         if pseudo is None or transport.is_closing():
             return
-        sock = socket.socket(fileno=pseudo.fileno())
+        # All is said of it, so that it need not ask the kernel; event loops set TCP_NODELAY themselves.
+        sock = socket.socket(pseudo.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=pseudo.fileno())
         try:
-            self.apply(sock)
+            self._apply_keepalive(sock)
         finally:
             sock.detach()
 
     def apply(self, sock: socket.socket) -> None:
         """Set the options on a TCP socket."""
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._apply_keepalive(sock)
+
+    def _apply_keepalive(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, self.interval)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, self.count)
         if hasattr(socket, "TCP_KEEPIDLE"):  # not on macOS

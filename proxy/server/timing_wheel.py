@@ -27,16 +27,22 @@ class Deadline:
         self._slot: dict[Deadline, None] | None = slot
 
     def cancel(self) -> None:
-        """Forget the call. Does nothing when it was made or cancelled before."""
+        """Forget the call, and with it whatever it would have been made on. Does nothing when it was made or cancelled before."""
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
+            self._callback = _nothing
 
     def fire(self) -> None:
         """Make the call, unless it was cancelled meanwhile."""
         if self._slot is not None:
             self._slot = None
-            self._callback()
+            callback, self._callback = self._callback, _nothing
+            callback()
+
+
+def _nothing() -> None:
+    """What a deadline calls that is over."""
 
 
 class TimingWheel:
@@ -48,6 +54,10 @@ class TimingWheel:
         self._slots: dict[int, dict[Deadline, None]] = {}
         self._numbers: list[int] = []  # a heap of the keys of `_slots`
         self._timer: asyncio.TimerHandle | None = None
+
+    def time(self) -> float:
+        """Seconds of the loop's clock, by which all is due."""
+        return self._loop.time()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Deadline:
         """Call `callback` once, `seconds` from now or up to one tick later."""

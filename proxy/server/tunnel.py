@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from math import ceil
 from typing import Final, Protocol
 
@@ -27,6 +28,8 @@ from proxy.policy.meter import Meter, Meters
 from proxy.policy.notices import Notices
 from proxy.policy.rules import Quantity
 from proxy.server.linger import Lingering
+from proxy.server.timing_wheel import Deadline, TimingWheel
+from proxy.server.vigil import Rounds, Vigil
 from proxy.wire.frames import (
     MASK_SIZE,
     CloseCode,
@@ -42,6 +45,7 @@ from proxy.wire.frames import (
 CLOSE_ANSWER: Final = 10.0  # seconds that a side has to answer the other side's Close
 FRAME_END: Final = 2.0  # seconds that a Close of ours waits for the end of a frame
 MESSAGE_END: Final = 0.5  # seconds that a notice waits for the end of a message
+PING_SIZE: Final = 8  # random bytes in the payload of our pings
 
 
 class Initiator(Enum):
@@ -79,6 +83,16 @@ class Ends(Protocol):
         """Nothing more will be forwarded."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all tunnels of a gate have in common."""
+
+    lingering: Lingering
+    ends: Ends
+    wheel: TimingWheel
+    rounds: Rounds
+
+
 class Half(asyncio.Protocol):
     """One side of a tunnel: reads from its own transport, writes to its peer's."""
 
@@ -113,11 +127,15 @@ class Half(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.left = True
+        if isinstance(exc, TimeoutError):  # by TCP_USER_TIMEOUT or keepalive
+            self.tunnel.why = "user_timeout"
         self.tunnel.gone(self)
 
     def pause_writing(self) -> None:
         self.writable = False
         self.peer.pause()
+        if self.tunnel.phase is Phase.OPEN:
+            self.tunnel.vigil.buffer_full()
 
     def resume_writing(self) -> None:
         self.writable = True
@@ -136,14 +154,13 @@ class Half(asyncio.Protocol):
 
 
 class Tunnel:
-    """One relayed connection. `ends` hears once of each phase that it enters.
+    """One relayed connection. `surroundings.ends` hears once of each phase that it enters.
 
     How much may wait for a slow reader is set on the transports already.
     """
 
     __slots__ = (
-        "_ends",
-        "_lingering",
+        "_around",
         "_loop",
         "_notice",
         "_notices",
@@ -153,6 +170,8 @@ class Tunnel:
         "meters",
         "phase",
         "upstream",
+        "vigil",
+        "why",
     )
 
     def __init__(
@@ -162,18 +181,18 @@ class Tunnel:
         *,
         connection: str,
         meters: Meters | None,
-        lingering: Lingering,
-        ends: Ends,
+        surroundings: Surroundings,
     ) -> None:
         self.connection = connection
         self.meters = meters
-        self._lingering = lingering
-        self._ends = ends
+        self._around = surroundings
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Deadline | None = None
         self._notices: Notices | None = None
         self._notice: PendingNotice | None = None
         self.phase = Phase.OPEN
+        self.why = ""  # of an end that lies in no frame: the key, or the words, that tell the operator
+        self.vigil = Vigil(self, surroundings.rounds)
         self.client = Half(self, *client)
         self.upstream = Half(self, *upstream)
         self.client.peer, self.upstream.peer = self.upstream, self.client
@@ -188,13 +207,32 @@ class Tunnel:
             self.upstream.data_received(rest)
         if not self.upstream.left and not self.upstream.paused:
             self.upstream.transport.resume_reading()
+        if self.phase is Phase.OPEN:
+            self.vigil.begin()
 
     def drain(self, code: int, reason: str) -> None:
         """Close both sides in an orderly way. Where one of them has closed already, the other's answer is waited for no more."""
         if self.phase is Phase.OPEN:
-            self._close(code, build_close(code, reason), CloseCode.GOING_AWAY)
+            self.dismiss(code, reason, CloseCode.GOING_AWAY)
         elif self.phase is Phase.ENDING and self.client.farewell is None and self.upstream.farewell is None:
             self._give_up()
+
+    def dismiss(self, code: int, why: str, upstream_code: int) -> None:
+        """Close both sides of an open tunnel, for a reason that lies in no frame."""
+        self.why = why
+        self._close(code, build_close(code, why), upstream_code)
+
+    def ask(self) -> bool:
+        """Ask the client whether it is there, unless a ping of the upstream asks already. False where a frame would be cut by it."""
+        client, upstream = self.client.walker, self.upstream.walker
+        if upstream.ping_or_pong_at > client.ping_or_pong_at:
+            return True
+        if upstream.in_frame:
+            return False
+        if client.own_pong is None:
+            client.own_pong = os.urandom(PING_SIZE)
+        self.client.transport.write(build_frame(Opcode.PING, client.own_pong))
+        return True
 
     def attend(self, half: Half, onward: bytes) -> None:
         """The slow way for one chunk of `half`: `onward` goes on, with what we have to say in the place where it may stand."""
@@ -326,7 +364,7 @@ class Tunnel:
         half.peer.forward = _nowhere
         if not half.left:
             half.left = True
-            self._lingering.adopt(half.transport, heard=True)
+            self._around.lingering.adopt(half.transport, heard=True)
         self._bid_farewell(half.peer, half.peer.farewell or last)
         self._settle()
 
@@ -338,7 +376,7 @@ class Tunnel:
             if half.said and (half.heard or half.peer.said):
                 if not half.left:
                     half.left = True
-                    self._lingering.adopt(half.transport, half.walker)
+                    self._around.lingering.adopt(half.transport, half.walker)
                 self._let_go(half)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
@@ -350,23 +388,24 @@ class Tunnel:
             self.phase = Phase.OVER
             if self._timer is not None:
                 self._timer.cancel()
-            self._ends.over(self)
+            self._around.ends.over(self)
 
     def _end(self, code: int, initiator: Initiator) -> None:
         if self.phase is not Phase.OPEN:
             return
         self.phase = Phase.ENDING
+        self.vigil.end()
         self._notice = None
-        self._ends.ended(self, code, initiator)
+        self._around.ends.ended(self, code, initiator)
 
     def _arm(self, seconds: float) -> None:
         """Give up after `seconds`, or when it was to be already: whoever can send a Close must not win time by it."""
-        when = self._loop.time() + seconds
+        when = self._around.wheel.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer.due <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._give_up)
+        self._timer = self._around.wheel.call_at(when, self._give_up)
 
     def _closing_answer(self, half: Half) -> bytes | None:
         """What a side that has sent its Close gets when the other side has no answer to it: its own code back, RFC 6455 §5.5.1."""
@@ -409,7 +448,7 @@ class Tunnel:
             return True
         self._notice = PendingNotice(notice, excess.rule.name, suppressed + 1)
         self.upstream.walker.watch()
-        self._loop.call_later(MESSAGE_END, self._drop_notice, self._notice)
+        self._around.wheel.call_later(MESSAGE_END, partial(self._drop_notice, self._notice))
         return True
 
     def _drop_notice(self, notice: PendingNotice) -> None:

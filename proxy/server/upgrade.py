@@ -21,16 +21,18 @@ from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
 from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
 from proxy.policy.meter import MeterRules, Meters
-from proxy.policy.routes import Match, PathError, RouteTable, split_target
+from proxy.policy.routes import Compression, Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Direction, Mode, RefuseWith, Rule
 from proxy.policy.upstreams import Upstream
+from proxy.server import eager
 from proxy.server.answers import problem, too_many, unavailable
 from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
-from proxy.server.tunnel import Tunnel
+from proxy.server.timing_wheel import TimingWheel
+from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
-from proxy.wire.extensions import Extension, join_offers, select_offers, settle, without_server_context
+from proxy.wire.extensions import Agreed, Extension, join_offers, select_offers, settle, without_server_context
 from proxy.wire.frames import FrameWalker, Opcode, build_close, build_frame
 from proxy.wire.handshake import (
     HandshakeError,
@@ -45,6 +47,7 @@ from proxy.wire.handshake import (
 
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
+NOTHING_AGREED: Final = Agreed(rsv1=False, lenient=False, header=b"")
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
 
@@ -75,6 +78,7 @@ class Connection:
     grant: Grant | None = None
     meters: Meters | None = None
     result: Result = Result.FAILED
+    early: bool = False  # the client spoke before it was answered
 
     @property
     def text(self) -> str:
@@ -84,27 +88,23 @@ class Connection:
 class AwaitingUpgrade(asyncio.Protocol):
     """The client while we decide and dial. It has nothing to say before our 101 (DESIGN, "The door" 7)."""
 
-    __slots__ = ("_transport", "early", "task")
+    __slots__ = ("_connection", "_task", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, connection: Connection, task: asyncio.Task[None]) -> None:
         self._transport = transport
-        self.task: asyncio.Task[None] | None = None
-        self.early = False
+        self._connection = connection
+        self._task = task
 
     def data_received(self, data: bytes) -> None:
-        self.early = True
-        self._cancel()
+        self._connection.early = True
+        self._task.cancel()
 
     def eof_received(self) -> bool:
-        self._cancel()
+        self._task.cancel()
         return self._transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel()
-
-    def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        self._task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +122,13 @@ class UpgradePath:
     refuse_with: RefuseWith
     totals: Totals
     live: Live
+    loop: asyncio.AbstractEventLoop
+    wheel: TimingWheel
     lingering: Lingering
     capacity: Capacity
     log: Log
     dialer: Dialer
+    surroundings: Surroundings  # of tunnels
     buffer: int  # bytes per direction of a tunnel
     scheme: bytes  # of the public port, as the upstream is told: http or https
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -133,22 +136,23 @@ class UpgradePath:
     warned: set[Address] = field(default_factory=set)  # peers that a warning was written about
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
-        """Take over a transport from which a head was read that wants to be an upgrade."""
-        place = self.capacity.enter(peer.name)
-        if place is None:
+        """Take over a transport from which a head was read that wants to be an upgrade. What is refused at once needs no task."""
+        if not self.capacity.has_room(peer.name):
             self.turn_away(transport, "too many upgrades are under way")
             return
-        protocol = AwaitingUpgrade(transport)
-        transport.set_protocol(protocol)
-        protocol.task = task = asyncio.get_running_loop().create_task(self._run(transport, protocol, head, peer))
+        connection = Connection(os.urandom(ID_SIZE))
+        task = eager.start(self.loop, self._run(transport, head, peer, connection))
+        if task is None:
+            return
+        place = self.capacity.enter(peer.name)
+        assert place is not None  # there was one, and nobody else has come meanwhile
+        transport.set_protocol(AwaitingUpgrade(transport, connection, task))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, transport, place))
+        task.add_done_callback(lambda done: self._done(done, place))
 
-    def _done(self, task: asyncio.Task[None], transport: asyncio.Transport, place: Place) -> None:
+    def _done(self, task: asyncio.Task[None], place: Place) -> None:
         place.leave()
         self.tasks.discard(task)
-        if task.cancelled():  # before its first step; later it takes leave of the client itself
-            transport.abort()
 
     def turn_away(self, transport: asyncio.Transport, detail: str) -> None:
         """There is no room for one more."""
@@ -161,8 +165,7 @@ class UpgradePath:
         headers = error.headers if isinstance(error, HandshakeError) else ()
         self._answer(transport, problem(error.status, str(error), headers))
 
-    async def _run(self, transport: asyncio.Transport, protocol: AwaitingUpgrade, head: RequestHead, peer: Peer) -> None:
-        connection = Connection(os.urandom(ID_SIZE))
+    async def _run(self, transport: asyncio.Transport, head: RequestHead, peer: Peer, connection: Connection) -> None:
         started = time.monotonic()
         try:
             await self._decide(transport, head, peer, connection)
@@ -173,7 +176,7 @@ class UpgradePath:
             connection.result = _RESULT_OF_STATUS[error.status]
             self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
         except asyncio.CancelledError:
-            if protocol.early:
+            if connection.early:
                 connection.result = Result.BAD_REQUEST
                 self._answer(transport, problem(400, "bytes came before the upgrade was answered"))
             else:
@@ -222,7 +225,7 @@ class UpgradePath:
     def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
         """A private address that speaks for others, and whose word does not count: once for each, and not for endless many."""
         address = peer.address
-        if peer.trusted or address is None or {b"x-forwarded-for", b"forwarded"}.isdisjoint(head.fields):
+        if peer.trusted or address is None or (b"x-forwarded-for" not in head.fields and b"forwarded" not in head.fields):
             return
         if address.is_private and address not in self.warned and len(self.warned) < MAX_WARNED:
             self.warned.add(address)
@@ -244,7 +247,8 @@ class UpgradePath:
         connection: Connection,
     ) -> None:
         head = request.head
-        offers = select_offers(head.fields.get(b"sec-websocket-extensions", ()), metered=connection.meters is not None)
+        offered = head.fields.get(b"sec-websocket-extensions", ()) if match.route.compression is Compression.PASS else ()
+        offers = select_offers(offered, metered=connection.meters is not None)
         if self.meters.may_drop(principal, Direction.OUT):
             offers = without_server_context(offers)
         forwarded = forwarding_headers(peer, head.fields, host=request.host, proto=self.scheme)
@@ -253,7 +257,7 @@ class UpgradePath:
         try:
             if answer.head.status != SWITCHING_PROTOCOLS:
                 connection.result = Result.UPSTREAM_REJECTED
-                relay = AnswerRelay(answer, transport, self._relayed)
+                relay = AnswerRelay(answer, transport, self.wheel, self._relayed)
                 self.relays.add(relay)
                 relay.begin()
             else:
@@ -269,6 +273,7 @@ class UpgradePath:
 
     async def _dial(self, match: Match, handshake: bytes) -> Answer:
         route = match.route
+        await eager.in_task()  # a dial waits with a timeout
         try:
             answer = await self.dialer.dial(self.upstreams[route.upstream], handshake)
         except UpstreamError as error:
@@ -288,7 +293,8 @@ class UpgradePath:
         connection: Connection,
     ) -> None:
         validate_101(answer.head, request)
-        agreed = settle(answer.head.fields.get(b"sec-websocket-extensions", ()), offers, may_drop=self.meters.may_drop(principal))
+        answered = answer.head.fields.get(b"sec-websocket-extensions")
+        agreed = settle(answered, offers, may_drop=self.meters.may_drop(principal)) if answered else NOTHING_AGREED
         assert connection.grant is not None
         for side in (transport, answer.transport):
             side.set_write_buffer_limits(high=self.buffer)
@@ -306,8 +312,7 @@ class UpgradePath:
             ),
             connection=connection.text,
             meters=connection.meters,
-            lingering=self.lingering,
-            ends=self.live,
+            surroundings=self.surroundings,
         )
         self.live.add(tunnel, connection.grant, principal)
         connection.result = Result.ADMITTED
@@ -324,7 +329,8 @@ class UpgradePath:
     ) -> None:
         self.totals.refusals[rule.name, Mode.ENFORCE.value] += 1
         excess = refusal(rule, denial.retry_after)
-        self.log.access("upgrade refused", group=(rule.name,), id=connection, route=principal.route, rule=rule.name, code=rule.code)
+        if self.log.is_due("upgrade refused", (rule.name,)):
+            self.log.info("upgrade refused", id=connection, route=principal.route, rule=rule.name, code=rule.code)
         often = self.history.note(principal, time.monotonic())
         if often or self.refuse_with is RefuseWith.HTTP:
             self._answer(transport, too_many(excess, connection))

@@ -11,11 +11,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, cast
+from functools import partial
+from typing import Final, NamedTuple, cast
 
 from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.expiry import Expiry
 from proxy.server.sockets import Keepalive
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import SHUTDOWN_TIMEOUT, keep_the_end, server_name, upstream_context
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, Header, ResponseHead, build_head, end_to_end, parse_response_head
@@ -34,8 +36,7 @@ class UpstreamError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the backend said. Its transport does not read until somebody resumes it; `rest` came behind the head."""
 
     transport: asyncio.Transport
@@ -46,7 +47,9 @@ class Answer:
 class Dialer:
     """Opens connections to upstreams; bounds for each of them how many are under way at once."""
 
-    def __init__(self, upstreams: Iterable[Upstream], keepalive: Keepalive) -> None:
+    def __init__(self, upstreams: Iterable[Upstream], keepalive: Keepalive, wheel: TimingWheel) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wheel = wheel
         self._keepalive = keepalive
         self._pending = {upstream.name: 0 for upstream in upstreams}
         self._contexts = {upstream.name: upstream_context(upstream) for upstream in upstreams}
@@ -62,29 +65,28 @@ class Dialer:
             self._pending[upstream.name] -= 1
 
     async def _dial(self, upstream: Upstream, request: bytes) -> Answer:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
         try:
-            async with asyncio.timeout(upstream.connect_timeout):
+            with Expiry(self._wheel, upstream.connect_timeout):
                 transport = await self._connect(upstream, lambda: _AwaitingAnswer(answer, request))
         except TimeoutError:
             raise UpstreamError("the upstream does not accept the connection", 504) from None
         except OSError as error:
             raise UpstreamError(f"the upstream cannot be reached: {_reason(error)}", 502) from None
+        deadline = self._wheel.call_later(upstream.handshake_timeout, partial(_time_out, answer))
         try:
-            async with asyncio.timeout(upstream.handshake_timeout):
-                return await answer
-        except TimeoutError:
-            transport.abort()
-            raise UpstreamError("the upstream does not answer the handshake", 504) from None
+            return await answer
         except HandshakeError as error:
             transport.abort()
             raise UpstreamError(error.detail, 502) from None
         except BaseException:  # cancelled, or cut off: whatever ends the wait, the socket goes with it
             transport.abort()
             raise
+        finally:
+            deadline.cancel()
 
     async def _connect(self, upstream: Upstream, protocol: Callable[[], _AwaitingAnswer]) -> asyncio.Transport:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         address = upstream.address
         if isinstance(address, UnixAddress):
             transport, _ = await loop.create_unix_connection(protocol, address.path)
@@ -104,6 +106,11 @@ class Dialer:
             keep_the_end(transport)
         self._keepalive.apply_to_transport(transport)
         return transport
+
+
+def _time_out(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_exception(UpstreamError("the upstream does not answer the handshake", 504))
 
 
 def _reason(error: OSError) -> str:
@@ -175,15 +182,15 @@ class AnswerRelay:
     come; the client's connection is the caller's again then. Raises HandshakeError (502) when the answer's framing is ambiguous.
     """
 
-    def __init__(self, answer: Answer, client: asyncio.Transport, on_end: Callable[[AnswerRelay], None]) -> None:
+    def __init__(self, answer: Answer, client: asyncio.Transport, wheel: TimingWheel, on_end: Callable[[AnswerRelay], None]) -> None:
         self.client = client
         self._answer = answer
         self._upstream = answer.transport
         self._on_end = on_end
         self._framing = framing_of(answer.head)
         self._body = BodyWalker(self._framing)
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(RELAY_IDLE, self.end)
+        self._wheel = wheel
+        self._deadline = wheel.call_later(RELAY_IDLE, self.end)
         self._paused = False  # the client is slower than the upstream
         self._finished = False  # the upstream has said all
         self._ended = False
@@ -215,8 +222,8 @@ class AnswerRelay:
 
     def receive(self, data: bytes) -> None:
         """More of the body."""
-        self._timer.cancel()
-        self._timer = self._loop.call_later(RELAY_IDLE, self.end)
+        self._deadline.cancel()
+        self._deadline = self._wheel.call_later(RELAY_IDLE, self.end)
         try:
             body = self._body.receive_data(data)
         except HandshakeError:
@@ -242,7 +249,7 @@ class AnswerRelay:
         if self._ended:
             return
         self._finished = self._ended = True
-        self._timer.cancel()
+        self._deadline.cancel()
         self._upstream.abort()
         self._on_end(self)
 

@@ -2,8 +2,8 @@
 
 A `FrameWalker` stands in one direction of a connection. It reads the headers in each chunk of bytes, asks a judge about every
 frame but Close, and returns what goes on: in the common case the very same bytes object. It never unmasks, inflates or gathers a
-data payload; only a header that is cut by the end of a chunk (at most 13 bytes) and a Close frame (at most 131) are held until
-they are whole, so memory per connection does not depend on what a peer sends.
+data payload; only a header that is cut by the end of a chunk (at most 13 bytes), a Close frame (at most 131) and what may be the pong
+to a ping of ours (14) are held until they are whole, so memory per connection does not depend on what a peer sends.
 
 Invariant: the concatenation of all that `receive_data` returned is a valid prefix of a frame stream, in which no message is
 forwarded in part unless the connection is about to be closed. How the stream was cut into chunks changes nothing.
@@ -139,11 +139,14 @@ class FrameWalker:
         "_tail_start",
         "_watched",
         "attention",
+        "controls",
         "frame_end",
         "halt",
         "message_end",
         "messages",
+        "own_pong",
         "payload_bytes",
+        "ping_or_pong_at",
     )
 
     def __init__(self, *, masked: bool, rsv1: bool = False, lenient: bool = False, judge: Judge | None = None) -> None:
@@ -178,6 +181,9 @@ class FrameWalker:
         self.messages = 0  # messages begun, whatever became of them
         self.payload_bytes = 0  # payload bytes that the headers of data frames announced
         self._data = False  # the current frame is one of data
+        self.controls = 0  # control frames that came, but Close, whatever became of them
+        self.ping_or_pong_at = 0.0  # seconds: when the last ping of a server, or the last pong of a client, came; 0: never
+        self.own_pong: bytes | None = None  # payload of the pongs that answer pings of ours: they are not forwarded
 
     @property
     def received_bytes(self) -> int:
@@ -326,9 +332,21 @@ class FrameWalker:
                     break
                 first, header_size, length = header
             opcode = first & OPCODE_BITS
-            if opcode == _CLOSE:
-                self._close(data, position, header_size, length, size)
-                break
+            if opcode >= _CLOSE:
+                if opcode == _CLOSE:
+                    self._close(data, position, header_size, length, size)
+                    break
+                if opcode == _PONG and self.own_pong is not None and length == len(self.own_pong):
+                    end = position + header_size + length
+                    if size < end:
+                        break
+                    if self._payload(data, end, length) == self.own_pong:
+                        self._note_control(opcode, now)
+                        if position > run:
+                            pieces.append(data[run:position])
+                        skipped += end - position
+                        run = position = end
+                        continue
             if message is _DROPPING and opcode == _CONTINUATION:
                 skipping = True
             elif judge is not None and (verdict := judge(first, length, now)):
@@ -346,6 +364,8 @@ class FrameWalker:
                     message = _NONE
                 elif opcode:
                     message = _DROPPING if skipping else _PASSING
+            else:
+                self._note_control(opcode, now)
             if skipping:
                 if position > run:
                     pieces.append(data[run:position])
@@ -431,16 +451,23 @@ class FrameWalker:
         end = position + header_size + length
         if size < end:
             return
-        payload = data[end - length : end]
-        if self._mask_bit:
-            payload = mask_payload(payload, data[end - length - MASK_SIZE : end - length])
         try:
-            code, reason = parse_close(payload)
+            code, reason = parse_close(self._payload(data, end, length))
         except ProtocolError as error:
             self.halt = error
         else:
             self.halt = CloseFrame(code, reason, data[position:end])
         self.attention = True
+
+    def _payload(self, data: bytes, end: int, length: int) -> bytes:
+        """The payload, unmasked, of a whole control frame that ends at `end`."""
+        payload = data[end - length : end]
+        return mask_payload(payload, data[end - length - MASK_SIZE : end - length]) if self._mask_bit else payload
+
+    def _note_control(self, opcode: int, now: float) -> None:
+        self.controls += 1
+        if opcode == (Opcode.PONG if self._mask_bit else Opcode.PING):
+            self.ping_or_pong_at = now
 
 
 def is_sendable(code: int) -> bool:

@@ -8,23 +8,22 @@ walk around every limit. Nothing is repaired: a head is forwarded as it came or 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 WEBSOCKET_VERSION: Final = b"13"
-KEY_SIZE: Final = 16  # bytes, RFC 6455 §4.1
-KEY_LENGTH: Final = 24  # the same in base64
 END_OF_HEAD: Final = b"\r\n\r\n"
 
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 9110 §5.6.2
 _LINE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))  # RFC 9110 §5.5: no control bytes
 _TARGET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 _HOST: Final = b"!$%&'()*+-.:;=[]_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 3986 §3.2.2, no list
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64, RFC 6455 §4.1
 _OWS: Final = b" \t"
 _NEEDS_HTTP_1_1: Final = "a WebSocket upgrade needs HTTP/1.1"
 
@@ -46,6 +45,36 @@ HOP_BY_HOP: Final = frozenset(
 )
 """RFC 9110 §7.6.1, lower case."""
 
+_COMMON_NAMES: Final = {
+    name: name.lower()
+    for name in (
+        b"Accept",
+        b"Accept-Encoding",
+        b"Accept-Language",
+        b"Authorization",
+        b"Cache-Control",
+        b"Connection",
+        b"Content-Length",
+        b"Cookie",
+        b"Date",
+        b"Host",
+        b"Origin",
+        b"Pragma",
+        b"Sec-WebSocket-Accept",
+        b"Sec-WebSocket-Extensions",
+        b"Sec-WebSocket-Key",
+        b"Sec-WebSocket-Protocol",
+        b"Sec-WebSocket-Version",
+        b"Server",
+        b"Upgrade",
+        b"User-Agent",
+        b"X-Forwarded-For",
+        b"X-Forwarded-Host",
+        b"X-Forwarded-Proto",
+    )
+}
+"""Names as clients and servers spell them, and in lower case: these need no look at their letters."""
+
 _END_TO_END: Final = frozenset((b"authorization", b"cookie", b"sec-websocket-protocol"))
 """What `Connection` cannot name away: a client is counted by them, and what was counted is what goes upstream."""
 
@@ -60,8 +89,7 @@ class HandshakeError(Exception):
         self.headers = tuple(headers)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):  # as all heads: made for each request, and a frozen dataclass takes three times as long
     """A request line and its headers. `fields` maps lower-case names to all values, in order."""
 
     method: bytes
@@ -71,8 +99,7 @@ class RequestHead:
     fields: Mapping[bytes, Sequence[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeRequest:
+class UpgradeRequest(NamedTuple):
     """A request head that is an upgrade in every respect (RFC 6455 §4.2.1)."""
 
     head: RequestHead
@@ -81,8 +108,7 @@ class UpgradeRequest:
     protocols: tuple[bytes, ...]  # Sec-WebSocket-Protocol, in order of preference
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """A status line and its headers, as RequestHead."""
 
     status: int
@@ -134,11 +160,19 @@ def _parse_head(data: bytes) -> tuple[bytes, tuple[Header, ...], dict[bytes, lis
     fields: dict[bytes, list[bytes]] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not colon or not name or name.translate(None, _TOKEN):
+        folded = _COMMON_NAMES.get(name)
+        if folded is None:
+            if not name or name.translate(None, _TOKEN):
+                raise HandshakeError("header line is not 'Name: value'")
+            folded = name.lower()
+        if not colon:
             raise HandshakeError("header line is not 'Name: value'")
         value = value.strip(_OWS)
         headers.append((name, value))
-        fields.setdefault(name.lower(), []).append(value)
+        if folded in fields:
+            fields[folded].append(value)
+        else:
+            fields[folded] = [value]
     return lines[0], tuple(headers), fields
 
 
@@ -188,7 +222,7 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
         raise _upgrade_required("Upgrade: websocket is missing (does a proxy in front remove it?)")
     if _only(fields, b"upgrade", "Upgrade").lower() != b"websocket":
         raise HandshakeError("Upgrade is not exactly 'websocket'")
-    if b"upgrade" not in {token.lower() for token in list_tokens(fields.get(b"connection", ()))}:
+    if not _names_upgrade(fields):
         raise _upgrade_required("Connection does not name Upgrade (does a proxy in front remove it?)")
     if b"transfer-encoding" in fields:
         raise HandshakeError("a WebSocket upgrade has no Transfer-Encoding")
@@ -196,7 +230,14 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
         raise HandshakeError("a WebSocket upgrade has no body")
     if fields.get(b"sec-websocket-version") != [WEBSOCKET_VERSION]:
         raise _upgrade_required("Sec-WebSocket-Version is not 13")
-    return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(fields.get(b"sec-websocket-protocol", ()))))
+    offered = fields.get(b"sec-websocket-protocol")
+    return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(offered)) if offered else ())
+
+
+def _names_upgrade(fields: Mapping[bytes, Sequence[bytes]]) -> bool:
+    """Does Connection name Upgrade?"""
+    values = fields.get(b"connection", ())
+    return values == [b"Upgrade"] or b"upgrade" in {token.lower() for token in list_tokens(values)}
 
 
 def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
@@ -209,11 +250,7 @@ def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
 
 def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
     key = _only(fields, b"sec-websocket-key", "Sec-WebSocket-Key")
-    try:
-        size = len(base64.b64decode(key, validate=True))
-    except binascii.Error:
-        size = 0
-    if size != KEY_SIZE or len(key) != KEY_LENGTH:
+    if not _KEY.fullmatch(key):
         raise HandshakeError("Sec-WebSocket-Key is not 16 bytes in base64")
     return key
 
@@ -230,6 +267,7 @@ def _upgrade_required(detail: str) -> HandshakeError:
     return HandshakeError(detail, 426, ((b"Upgrade", b"websocket"), (b"Sec-WebSocket-Version", WEBSOCKET_VERSION)))
 
 
+@lru_cache(maxsize=1)  # it is checked in the upstream's 101 and then written into ours
 def accept_value(key: bytes) -> bytes:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key. RFC 6455 §4.2.2."""
     return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
@@ -237,9 +275,17 @@ def accept_value(key: bytes) -> bytes:
 
 def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]]) -> list[Header]:
     """The headers without the hop-by-hop ones and those that Connection names, as far as it may. RFC 9110 §7.6.1."""
-    named = {token.lower() for token in list_tokens(fields.get(b"connection", ()))}
-    away = HOP_BY_HOP | (named - _END_TO_END)
+    away = _removed(fields)
     return [header for header in headers if header[0].lower() not in away]
+
+
+def _removed(fields: Mapping[bytes, Sequence[bytes]]) -> frozenset[bytes]:
+    """The names, in lower case, of the headers that are for one hop only."""
+    values = fields.get(b"connection", ())
+    if values == [b"Upgrade"]:
+        return HOP_BY_HOP
+    named = {token.lower() for token in list_tokens(values)}
+    return HOP_BY_HOP | (named - _END_TO_END)
 
 
 def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header], trusted: bool = False) -> bytes:
@@ -250,23 +296,25 @@ def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forward
     peer is `trusted`.
     """
     head = request.head
-    owned = {name.lower() for name, _ in forwarded} | _OWNED | HOP_BY_HOP
-    folded = [(header, header[0].lower().replace(b"_", b"-")) for header in end_to_end(head.headers, head.fields)]
-    kept = [header for header, name in folded if name not in owned and (trusted or not name.startswith(b"x-forwarded-"))]
-    ours: list[Header] = [
-        (b"Host", request.host),
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Key", request.key),
-        (b"Sec-WebSocket-Version", WEBSOCKET_VERSION),
-    ]
+    away = _removed(head.fields)
+    owned = _NEVER_KEPT.union([name.lower() for name, _ in forwarded])
+    kept = []
+    for header in head.headers:
+        name = _COMMON_NAMES.get(header[0]) or header[0].lower()
+        folded = name.replace(b"_", b"-")
+        if name not in away and folded not in owned and (trusted or not folded.startswith(b"x-forwarded-")):
+            kept.append(header)
+    ours: list[Header] = []
     if request.protocols:
         ours.append((b"Sec-WebSocket-Protocol", b", ".join(head.fields[b"sec-websocket-protocol"])))
     if extensions:
         ours.append((b"Sec-WebSocket-Extensions", extensions))
-    return build_head(b"GET " + head.target + b" HTTP/1.1", (*ours, *kept, *forwarded))
+    return build_head(_UPGRADE_HEAD % (head.target, request.host, request.key), (*ours, *kept, *forwarded))
 
 
+_UPGRADE_HEAD: Final = (  # up to its last CRLF
+    b"GET %b HTTP/1.1\r\nHost: %b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13"
+)
 _OWNED: Final = frozenset(
     (
         b"host",
@@ -284,12 +332,15 @@ _OWNED: Final = frozenset(
 )
 
 
+_NEVER_KEPT: Final = _OWNED | HOP_BY_HOP
+
+
 def validate_101(response: ResponseHead, request: UpgradeRequest) -> None:
     """Check an upstream's 101 as a client would. RFC 6455 §4.1. Raises HandshakeError (502)."""
     fields = response.fields
     if [value.lower() for value in fields.get(b"upgrade", ())] != [b"websocket"]:
         raise HandshakeError("upstream: 101 without 'Upgrade: websocket'", 502)
-    if b"upgrade" not in {token.lower() for token in list_tokens(fields.get(b"connection", ()))}:
+    if not _names_upgrade(fields):
         raise HandshakeError("upstream: 101 without 'Connection: Upgrade'", 502)
     if list(fields.get(b"sec-websocket-accept", ())) != [accept_value(request.key)]:
         raise HandshakeError("upstream: 101 with a wrong Sec-WebSocket-Accept", 502)
@@ -300,31 +351,25 @@ def validate_101(response: ResponseHead, request: UpgradeRequest) -> None:
 
 def build_101(response: ResponseHead, request: UpgradeRequest, *, extensions: bytes) -> bytes:
     """The 101 for the client: the upstream's own end-to-end headers, with our `Sec-WebSocket-Extensions` (empty: none)."""
-    kept = [
-        header
-        for header in end_to_end(response.headers, response.fields)
-        if header[0].lower() not in (b"sec-websocket-accept", b"sec-websocket-extensions", b"content-length")
-    ]
-    ours: list[Header] = [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", accept_value(request.key)),
-    ]
+    away = _removed(response.fields) | _OF_THE_101
+    kept = [header for header in response.headers if header[0].lower() not in away]
     if extensions:
-        ours.append((b"Sec-WebSocket-Extensions", extensions))
-    return build_head(b"HTTP/1.1 101 Switching Protocols", (*ours, *kept))
+        kept.insert(0, (b"Sec-WebSocket-Extensions", extensions))
+    return build_head(_SWITCHING_HEAD % accept_value(request.key), kept)
+
+
+_OF_THE_101: Final = frozenset((b"sec-websocket-accept", b"sec-websocket-extensions", b"content-length"))
+_SWITCHING_HEAD: Final = (  # up to its last CRLF
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b"
+)
 
 
 def build_own_101(request: UpgradeRequest, *, subprotocol: bytes | None) -> bytes:
     """The 101 of a refusal: one offered subprotocol, without which browsers fail before they read our Close; no extension."""
-    ours: list[Header] = [
-        (b"Upgrade", b"websocket"),
-        (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", accept_value(request.key)),
-    ]
+    ours: list[Header] = []
     if subprotocol is not None:
         ours.append((b"Sec-WebSocket-Protocol", subprotocol))
-    return build_head(b"HTTP/1.1 101 Switching Protocols", ours)
+    return build_head(_SWITCHING_HEAD % accept_value(request.key), ours)
 
 
 def build_response(status: int, headers: Iterable[Header], body: bytes) -> bytes:

@@ -14,7 +14,10 @@ LIMITS_KEYS = "max_connections, max_pending, max_pending_per_ip, head_size or he
 COUNT = "a whole number from 1 to 1000000"
 TIMEOUT = "a duration from 1ms to 5m"
 SECONDS = "a duration of whole seconds from 1s to 32767s"
-USER_TIMEOUT = "a duration from 30s to 1h (not below slow_reader, which is 30s)"
+TUNNEL_KEYS = "buffer, keepalive, user_timeout, slow_reader, ping_interval, ping_timeout, idle_timeout or max_lifetime"
+HOUR = "a duration from 100ms to 1h"
+HOUR_OR_OFF = "a duration from 100ms to 1h or off"
+MONTH_OR_OFF = "a duration from 100ms to 720h or off"
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
@@ -22,6 +25,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (limits.max_connections, limits.max_pending, limits.max_pending_per_ip) == (None, 1024, 128)
     assert (limits.head_size, limits.head_timeout) == (16384, 10.0)
     assert (tunnel.buffer, tunnel.user_timeout) == (262144, 30.0)
+    assert (tunnel.slow_reader, tunnel.ping_interval, tunnel.ping_timeout) == (30.0, 30.0, 20.0)
+    assert (tunnel.idle_timeout, tunnel.max_lifetime) == (0.0, 0.0)  # off
     assert (tunnel.keepalive.idle, tunnel.keepalive.interval, tunnel.keepalive.count) == (20, 5, 3)
     assert (log.level, log.format, log.access) == (LogLevel.INFO, LogFormat.JSON, True)
 
@@ -36,12 +41,14 @@ def test_every_key_is_read(config: Read) -> None:
     read = config("""
 drain: 1.5s
 limits: {max_connections: 7, max_pending: 6, max_pending_per_ip: 5, head_size: 4KiB, head_timeout: 200ms}
-tunnel: {buffer: 64KiB, keepalive: {idle: 1m, interval: 2s, count: 9}, user_timeout: 90.5s}
+tunnel:
+  {buffer: 64KiB, keepalive: {idle: 1m, interval: 2s, count: 9}, user_timeout: 90.5s, slow_reader: 90s,
+   ping_interval: 1m, ping_timeout: 1s, idle_timeout: 1h, max_lifetime: 12h}
 log: {level: debug, format: text, access: false}
 """)
     assert read.drain == 1.5
     assert read.limits == Limits(7, 6, 5, 4096, 0.2)
-    assert read.tunnel == TunnelSettings(65536, Keepalive(60, 2, 9), 90.5)
+    assert read.tunnel == TunnelSettings(65536, Keepalive(60, 2, 9), 90.5, 90.0, 60.0, 1.0, 3600.0, 43200.0)
     assert read.log == LogSettings(LogLevel.DEBUG, LogFormat.TEXT, access=False)
 
 
@@ -71,6 +78,9 @@ def test_settings_cannot_be_changed(config: Read) -> None:
         *("limits: {max_pending: 1}", "limits: {max_pending: 1000000, max_pending_per_ip: 1000000}"),
         *("limits: {head_size: 1024}", "limits: {head_size: 1MiB}", "limits: {head_timeout: 1ms}", "limits: {head_timeout: 300s}"),
         *("tunnel: {buffer: 4KiB}", "tunnel: {buffer: 64MiB}", "tunnel: {user_timeout: 30s}", "tunnel: {user_timeout: 60m}"),
+        *("tunnel: {user_timeout: 100ms, slow_reader: 100ms}", "tunnel: {user_timeout: 1h, slow_reader: 1h}"),
+        *("tunnel: {ping_interval: 100ms, ping_timeout: 100ms}", "tunnel: {ping_interval: 1h, ping_timeout: 1h}"),
+        *("tunnel: {idle_timeout: 100ms, max_lifetime: 100ms}", "tunnel: {idle_timeout: 720h, max_lifetime: 720h}"),
         *("tunnel: {keepalive: {idle: 1s, interval: 1s, count: 1}}", "tunnel: {keepalive: {idle: 32767s, interval: 32767s, count: 127}}"),
     ],
 )
@@ -120,12 +130,37 @@ def test_the_share_of_one_address_is_told_only_where_it_is_said_and_too_large(co
         ("tunnel: x", "2:9: tunnel: expected a mapping such as {buffer: 256KiB}, found text"),
         (
             "tunnel: {bufer: x}",
-            "2:10: tunnel.bufer: expected buffer, keepalive or user_timeout (did you mean buffer?), found the unknown key bufer",
+            f"2:10: tunnel.bufer: expected {TUNNEL_KEYS} (did you mean buffer?), found the unknown key bufer",
         ),
         ("tunnel: {buffer: 4095}", '2:18: tunnel.buffer: expected a size from 4KiB to 64MiB, found "4095"'),
         ("tunnel: {buffer: 65MiB}", '2:18: tunnel.buffer: expected a size from 4KiB to 64MiB, found "65MiB"'),
-        ("tunnel: {user_timeout: 29999ms}", f'2:24: tunnel.user_timeout: expected {USER_TIMEOUT}, found "29999ms"'),
-        ("tunnel: {user_timeout: 61m}", f'2:24: tunnel.user_timeout: expected {USER_TIMEOUT}, found "61m"'),
+        ("tunnel: {user_timeout: 99ms}", f'2:24: tunnel.user_timeout: expected {HOUR}, found "99ms"'),
+        ("tunnel: {user_timeout: 61m}", f'2:24: tunnel.user_timeout: expected {HOUR}, found "61m"'),
+        ("tunnel: {slow_reader: 99ms}", f'2:23: tunnel.slow_reader: expected {HOUR}, found "99ms"'),
+        ("tunnel: {slow_reader: 61m}", f'2:23: tunnel.slow_reader: expected {HOUR}, found "61m"'),
+        ("tunnel: {slow_reader: off}", f'2:23: tunnel.slow_reader: expected {HOUR}, found "off"'),
+        ("tunnel: {ping_interval: 0s}", f'2:25: tunnel.ping_interval: expected {HOUR_OR_OFF}, found "0s"'),
+        ("tunnel: {ping_interval: 61m}", f'2:25: tunnel.ping_interval: expected {HOUR_OR_OFF}, found "61m"'),
+        ("tunnel: {ping_interval: false}", f'2:25: tunnel.ping_interval: expected {HOUR_OR_OFF}, found "false"'),
+        ("tunnel: {ping_timeout: 0s}", f'2:24: tunnel.ping_timeout: expected {HOUR}, found "0s"'),
+        ("tunnel: {ping_timeout: off}", f'2:24: tunnel.ping_timeout: expected {HOUR}, found "off"'),
+        ("tunnel: {idle_timeout: 0s}", f'2:24: tunnel.idle_timeout: expected {MONTH_OR_OFF}, found "0s"'),
+        ("tunnel: {idle_timeout: 721h}", f'2:24: tunnel.idle_timeout: expected {MONTH_OR_OFF}, found "721h"'),
+        ("tunnel: {idle_timeout: }", f"2:23: tunnel.idle_timeout: expected {MONTH_OR_OFF}, found nothing"),
+        ("tunnel: {max_lifetime: 0s}", f'2:24: tunnel.max_lifetime: expected {MONTH_OR_OFF}, found "0s"'),
+        ("tunnel: {max_lifetime: 721h}", f'2:24: tunnel.max_lifetime: expected {MONTH_OR_OFF}, found "721h"'),
+        (
+            "tunnel: {user_timeout: 29999ms}",
+            "2:24: tunnel.user_timeout: expected a duration not below slow_reader (30s by default), found a shorter one",
+        ),
+        (
+            "tunnel: {slow_reader: 31s}",
+            "2:23: tunnel.slow_reader: expected a duration not above user_timeout (30s by default), found a longer one",
+        ),
+        (
+            "tunnel: {slow_reader: 60.5s, user_timeout: 60s}",
+            "2:44: tunnel.user_timeout: expected a duration not below slow_reader (60.5s at 2:23), found a shorter one",
+        ),
         ("tunnel: {keepalive: 20s}", "2:21: tunnel.keepalive: expected a mapping such as {idle: 20s, interval: 5s, count: 3}, found text"),
         (
             "tunnel: {keepalive: {idel: 1s}}",
@@ -149,8 +184,11 @@ def test_each_mistake_is_told_where_it_stands(text: str, mistake: str, mistakes:
     assert mistakes(text) == [mistake]
 
 
-@pytest.mark.parametrize("later", ["slow_reader", "ping_interval", "ping_timeout", "idle_timeout", "max_lifetime"])
-def test_keys_of_a_tunnel_of_later_issues_are_not_supported_yet(later: str, mistakes: Mistakes) -> None:
-    assert mistakes(f"tunnel: {{{later}: 30s}}") == [
-        f"2:10: tunnel.{later}: expected buffer, keepalive or user_timeout, found {later}, which is not supported yet"
-    ]
+@pytest.mark.parametrize("key", ["ping_interval", "idle_timeout", "max_lifetime"])
+def test_what_may_be_off(key: str, config: Read) -> None:
+    assert getattr(config(f"tunnel: {{{key}: off}}").tunnel, key) == 0.0
+
+
+def test_a_timeout_that_cannot_be_read_is_the_only_mistake(mistakes: Mistakes) -> None:
+    """What it should not be below or above is not told as well."""
+    assert mistakes("tunnel: {slow_reader: 40s, user_timeout: soon}") == [f'2:42: tunnel.user_timeout: expected {HOUR}, found "soon"']

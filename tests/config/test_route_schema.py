@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from proxy.config import Config, ConfigError, parse
-from proxy.policy.routes import RoomCase, Route
+from proxy.policy.routes import Compression, RoomCase, Route
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
@@ -30,14 +30,14 @@ def test_every_key_is_read(config: Read) -> None:
 routes:
   - {name: a, path: "/a/{room}", upstream: game}
   - {name: b, path: "/b/{x}/{y}", upstream: game, room: "{y}-{x}", room_case: fold}
-  - {name: c, path: "/c/{room}", upstream: game, room: hall, room_case: keep}
-  - {name: d, path: "/{rest*}", upstream: game}
+  - {name: c, path: "/c/{room}", upstream: game, room: hall, room_case: keep, compression: pass}
+  - {name: d, path: "/{rest*}", upstream: game, compression: off}
 """
     assert config(text).routes == (
         Route("a", "/a/{room}", "game", "{room}"),
         Route("b", "/b/{x}/{y}", "game", "{y}-{x}", RoomCase.FOLD),
         Route("c", "/c/{room}", "game", "hall"),
-        Route("d", "/{rest*}", "game"),
+        Route("d", "/{rest*}", "game", compression=Compression.OFF),
     )
 
 
@@ -81,11 +81,11 @@ def test_a_route_that_an_earlier_one_hides_is_allowed_unless_it_is_the_same(conf
         ),
         (
             "[{name: a, path: /, upstream: game, room: hall, x: y}]",
-            "2:57: routes[0].x: expected name, path, upstream, room or room_case, found the unknown key x",
+            "2:57: routes[0].x: expected name, path, upstream, room, room_case or compression, found the unknown key x",
         ),
         (
-            "[{name: a, path: /, upstream: game, compression: off}]",
-            "2:45: routes[0].compression: expected name, path, upstream, room or room_case, found compression, which is not supported yet",
+            "[{name: a, path: /, upstream: game, compression: on}]",
+            '2:58: routes[0].compression: expected pass or off, found "on"',
         ),
         ("[{name: a, path: '/{x}', upstream: game, room: '{y}'}]", '2:56: routes[0].room: expected names of the path ({x}), found "{y}"'),
         ("[{name: a, path: /x, upstream: game, room: '{y}'}]", '2:52: routes[0].room: expected names of the path (none), found "{y}"'),

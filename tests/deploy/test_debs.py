@@ -147,6 +147,17 @@ def test_a_program_comes_with_its_libraries_and_takes_the_place_of_its_script(mi
     assert rest.endswith(" -c a b\n")
 
 
+def test_a_program_that_needs_settings_gets_them(mirror: Mirror, home: Path, lock: Path) -> None:
+    write_lock(lock, chromium=dict([mirror.publish("chromium", program="usr/lib/chromium/chromium")]))
+    program = debs.provide(["chromium"], home)["chromium"]
+    root = program.parents[1]
+    (root / "usr/lib/chromium/chromium").write_text('#!/bin/sh\necho "$LD_LIBRARY_PATH|$FONTCONFIG_PATH|$XDG_DATA_HOME"\n')
+    libraries, *rest = subprocess.run([program], capture_output=True, text=True, check=True).stdout.strip().split("|")
+    lib = f"{root}/usr/lib/{os.uname().machine}-linux-gnu"
+    assert libraries.startswith(f"{lib}/pulseaudio:{lib}:")
+    assert rest == [f"{root}/etc/fonts", f"{root}/usr/share"]
+
+
 def test_what_is_unpacked_is_not_asked_for_again(mirror: Mirror, home: Path, lock: Path) -> None:
     write_lock(lock, nginx=dict([mirror.publish("nginx", program="usr/sbin/nginx")]))
     assert not debs.is_ready(["nginx"], home)
@@ -265,7 +276,7 @@ def test_an_unknown_machine_or_system_is_not_debian_12(monkeypatch: pytest.Monke
 
 
 def test_an_unknown_program_is_told_which_are_known(home: Path) -> None:
-    with pytest.raises(debs.DebsError, match=r"no program 'postgres' here, only haproxy, nginx, .*redis-server"):
+    with pytest.raises(debs.DebsError, match=r"no program 'postgres' here, only chromium, curl, haproxy, nginx, .*redis-server"):
         debs.provide(["postgres"], home)
 
 
@@ -314,7 +325,17 @@ HELLO = '#include <stdio.h>\n#include <sys/epoll.h>\nint main(void) { printf("%d
 @pytest.mark.timeout(180)
 def test_the_locked_programs_start(tmp_path: Path) -> None:
     """From the real mirror, through the command that fixtures call too."""
-    names = ["nginx", "haproxy", "redis-server", "redis-cli", "prometheus", "promtool", "tcc"]  # tcc, last, is started below
+    names = [
+        "nginx",
+        "haproxy",
+        "redis-server",
+        "redis-cli",
+        "prometheus",
+        "promtool",
+        "curl",
+        "chromium",
+        "tcc",
+    ]  # tcc, last, is started below
     command = [sys.executable, ROOT / "deploy" / "dev.py", "fetch", *names]
     paths = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     said = {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-NGINX = shutil.which("nginx")
+from tests.support.provided import provided
 
 CONFIGURATION = """
 daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;
@@ -38,12 +37,13 @@ http {{
 @asynccontextmanager
 async def nginx_before(gate: int, folder: Path) -> AsyncIterator[int]:
     """Run nginx in front of the port of a gate; yields its own port."""
-    assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     configuration = folder / "nginx.conf"
     configuration.write_text(CONFIGURATION.format(folder=folder, gate=gate, port=port))
-    process = await asyncio.create_subprocess_exec(NGINX, "-c", str(configuration), "-p", str(folder), "-e", str(folder / "error.log"))
+    process = await asyncio.create_subprocess_exec(
+        provided("nginx"), "-c", str(configuration), "-p", str(folder), "-e", str(folder / "error.log")
+    )
     try:
         async with asyncio.timeout(10):
             while True:

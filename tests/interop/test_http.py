@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,14 +15,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.interop.fronts import NGINX, nginx_before
+from tests.interop.fronts import nginx_before
 from tests.interop.rest import BLOCK, rest_backend
+from tests.interop.servers import websockets_server
 from tests.limits.program import Program, program
-from tests.support.backends import echo_backend
 from tests.support.gate import Running, running
+from tests.support.provided import provided
 from tests.support.threads import threaded
 
-CURL = shutil.which("curl")
 FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded")
 RULES = """
 rules:
@@ -273,87 +272,111 @@ ODD: list[list[str]] = [
     ["-u", "user:pass word"],
     ["-r", "0-10"],
     ["-z", "2020-01-01"],
+    ["-X", "OPTIONS"],
+    ["-X", "M-SEARCH"],
+    ["-X", "GET", "-d", "a body"],
+    ["-H", "X-Twice: 1", "-H", "X-Twice: 2", "-H", "x-twice: 3"],
+    ["-H", "X-Spaces:   a   b   "],
+    ["-H", "Connection: Upgrade, HTTP2-Settings", "-H", "Upgrade: h2c", "-H", "HTTP2-Settings: AAMAAABkAAQAAP__"],
+    ["--http2"],
+    ["-H", "TE: trailers", "-H", "Connection: TE"],
+    ["-T", "{file}", "-H", "Transfer-Encoding: chunked", "-H", "Trailer: X-Sum"],
+    ["--compressed"],
+    ["--max-time", "5", "--limit-rate", "1M", "-T", "{file}"],
     ["-H", "X-Long: " + "x" * 8000],
     ["-H", "X-Unicode: žluťoučký"],
     *[["-H", f"X-{number}: {number}"] * 1 for number in range(3)],
     [part for number in range(100) for part in ("-H", f"X-{number}: {number}")],
 ]  # fmt: skip
 
-if CURL is not None:
 
-    async def run_curl(url: str, *options: str) -> tuple[int, str]:
-        assert CURL is not None
-        process = await asyncio.create_subprocess_exec(
-            CURL, "-sS", "--path-as-is", "--max-time", "10", *options, url, stdout=asyncio.subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, output.decode("latin-1")
+async def run_curl(url: str, *options: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        provided("curl"), "-sS", "--path-as-is", "--max-time", "10", *options, url, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode("latin-1")
 
-    @pytest.mark.parametrize("options", ODD, ids=lambda options: " ".join(options)[:40])
-    async def test_curl_sees_the_same_as_without_it(options: list[str], tmp_path: Path) -> None:
-        (tmp_path / "file").write_bytes(os.urandom(200_000))
-        options = [option.format(file=tmp_path / "file") for option in options]
-        async with through() as (gate, url):
-            direct, ours = [await run_curl(f"{address}/echo/a/../b?c=%2F&&d", *options) for address in (url, gate.http("").rstrip("/"))]
-        assert direct[0] == ours[0] == 0
-        if "-I" in options:  # of what it would say only the length differs
-            names = [[line.partition(": ")[0] for line in output.splitlines()] for _, output in (direct, ours)]
-            assert names[0] == names[1]
-            return
-        found, expected = json.loads(ours[1]), json.loads(direct[1])
-        hop_by_hop = ("connection", "host", "expect", "content-type", *FORWARDED)  # of a form it has a random boundary
-        fields = [(name, value) for name, value in found.pop("fields") if name not in hop_by_hop]
-        were = [(name, value) for name, value in expected.pop("fields") if name not in hop_by_hop]
-        assert sorted(fields) == sorted(were)
-        if "-F" in options:
-            assert found.pop("sha256") != expected.pop("sha256")
-        assert found == expected
 
-    async def test_curl_uses_one_connection_for_many_urls() -> None:
-        async with through() as (gate, _):
-            urls = [gate.http(f"/echo/{number}") for number in range(10)]
-            code, output = await run_curl(urls[0], "-w", "%{num_connects}\n", *urls[1:])
-            assert code == 0
-            assert sum(int(part[0]) for part in output.split("}")[1:]) == 1
+@pytest.mark.parametrize("options", ODD, ids=lambda options: " ".join(options)[:40])
+async def test_curl_sees_the_same_as_without_it(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(200_000))
+    options = [option.format(file=tmp_path / "file") for option in options]
+    async with through() as (gate, url):
+        direct, ours = [await run_curl(f"{address}/echo/a/../b?c=%2F&&d", *options) for address in (url, gate.http("").rstrip("/"))]
+    assert direct[0] == ours[0] == 0
+    if "-I" in options:  # of what it would say only the length differs
+        names = [[line.partition(": ")[0] for line in output.splitlines()] for _, output in (direct, ours)]
+        assert names[0] == names[1]
+        return
+    found, expected = json.loads(ours[1]), json.loads(direct[1])
+    hop_by_hop = (
+        "connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "http2-settings",
+        "host",
+        "expect",
+        "content-type",
+        *FORWARDED,
+    )  # of a form it has a random boundary
+    fields = [(name, value) for name, value in found.pop("fields") if name not in hop_by_hop]
+    were = [(name, value) for name, value in expected.pop("fields") if name not in hop_by_hop]
+    assert sorted(fields) == sorted(were)
+    if "-F" in options:
+        assert found.pop("sha256") != expected.pop("sha256")
+    assert found == expected
+
+
+async def test_curl_uses_one_connection_for_many_urls() -> None:
+    async with through() as (gate, _):
+        urls = [gate.http(f"/echo/{number}") for number in range(10)]
+        code, output = await run_curl(urls[0], "-w", "%{num_connects}\n", *urls[1:])
+        assert code == 0
+        assert sum(int(part[0]) for part in output.split("}")[1:]) == 1
 
 
 # --- nginx before the gate -----------------------------------------------------------------------------------------------------------
 
-if NGINX is not None:
 
-    async def talk(port: int, upgrades: int, at_once: int) -> None:
-        """Upgrades and plain requests over the same pooled connections: each gets the answer to what it asked."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+async def talk(port: int, upgrades: int, at_once: int) -> None:
+    """Upgrades and plain requests over the same pooled connections: each gets the answer to what it asked."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-            async def one(number: int) -> None:
-                async with session.get(f"http://127.0.0.1:{port}/plain/{number}") as answer:
-                    assert answer.status == 426, answer.status  # the backend speaks nothing but WebSocket
-                async with session.ws_connect(f"http://127.0.0.1:{port}/ws/{number}") as socket:
-                    for turn in range(2):
-                        await socket.send_str(f"{number} {turn}")
-                        assert await socket.receive_str(timeout=10) == f"{number} {turn}"
+        async def one(number: int) -> None:
+            async with session.get(f"http://127.0.0.1:{port}/plain/{number}") as answer:
+                assert answer.status == 426, answer.status  # the backend speaks nothing but WebSocket
+            target = f"/request/room-{number}?token=user-{number}"
+            async with session.ws_connect(f"http://127.0.0.1:{port}{target}") as socket:
+                for _ in range(2):
+                    await socket.send_str("who am I?")
+                    assert json.loads(await socket.receive_str(timeout=10))["target"] == target
 
-            numbers = iter(range(upgrades))
+        numbers = iter(range(upgrades))
 
-            async def work() -> None:
-                for number in numbers:
-                    await one(number)
+        async def work() -> None:
+            for number in numbers:
+                await one(number)
 
-            await asyncio.gather(*(work() for _ in range(at_once)))
+        await asyncio.gather(*(work() for _ in range(at_once)))
 
-    async def through_nginx(folder: Path, upgrades: int) -> None:
-        yaml = "identity: {trusted_proxies: [127.0.0.1]}\n" + RULES
-        async with echo_backend() as url, running(yaml, upstream=url) as gate, nginx_before(gate.port, folder) as port:
-            await talk(port, upgrades, 50)
-            assert gate.gate.totals.upgrades["default", "admitted"] == upgrades
-            assert sum(gate.gate.totals.upgrades.values()) == upgrades
-            await gate.quiet()
 
-    async def test_nginx_upgrades_over_pooled_connections(tmp_path: Path) -> None:
-        await through_nginx(tmp_path, 300)
+async def through_nginx(folder: Path, upgrades: int) -> None:
+    yaml = "identity: {trusted_proxies: [127.0.0.1]}\n" + RULES
+    async with websockets_server() as server, running(yaml, upstream=server.url) as gate, nginx_before(gate.port, folder) as port:
+        await talk(port, upgrades, 50)
+        assert gate.gate.totals.upgrades["default", "admitted"] == upgrades
+        assert sum(gate.gate.totals.upgrades.values()) == upgrades
+        await gate.quiet()
 
-    @pytest.mark.long
-    @pytest.mark.timeout(600)
-    async def test_of_ten_thousand_upgrades_through_nginx_none_is_refused_or_mixed_up(tmp_path: Path) -> None:
-        await through_nginx(tmp_path, 10_000)
+
+async def test_nginx_upgrades_over_pooled_connections(tmp_path: Path) -> None:
+    await through_nginx(tmp_path, 300)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_of_ten_thousand_upgrades_through_nginx_none_is_refused_or_mixed_up(tmp_path: Path) -> None:
+    await through_nginx(tmp_path, 10_000)

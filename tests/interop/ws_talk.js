@@ -1,5 +1,5 @@
 // A client of npm's `ws` that sends messages, the last one after a pause, and closes when the last one came back.
-//   {"url", "messages", "pause" (ms), "deflate"}
+//   {"url", "messages", "pause" (ms), "deflate"}; `deflate`: whether, or options of it
 // Prints {"texts", "extensions", "code", "error"}; `extensions` is the header of the 101.
 "use strict";
 
@@ -8,7 +8,7 @@ const WebSocket = require("ws");
 const { url, messages, pause, deflate } = JSON.parse(process.argv[2]);
 const last = messages.pop();
 const told = { texts: [], extensions: null, code: null, error: null };
-const socket = new WebSocket(url, { perMessageDeflate: deflate && { threshold: 0 } });
+const socket = new WebSocket(url, { perMessageDeflate: deflate && { threshold: 0, ...deflate } });
 
 socket.on("upgrade", (response) => (told.extensions = response.headers["sec-websocket-extensions"] || null));
 socket.on("open", () => {

@@ -1,8 +1,9 @@
-"""The command `wsgate`, but for one thing: on SIGUSR1 it prints how many keys its tables remember."""
+"""The command `wsgate`, but for one thing: on SIGUSR1 it prints, as a JSON line, how many keys its tables remember, and its tasks."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 
@@ -15,7 +16,7 @@ class CountedGate(app.Gate):
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell)
 
     def _tell(self) -> None:
-        sys.stdout.write(f"{self.remembered()}\n")
+        sys.stdout.write(json.dumps({"keys": self.remembered(), "tasks": len(asyncio.all_tasks())}) + "\n")
         sys.stdout.flush()
 
 

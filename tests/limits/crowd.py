@@ -36,7 +36,7 @@ class Crowd:
         return f"ws://127.0.0.1:{self.listener.getsockname()[1]}"
 
     def knock(self, port: int, heads: Sequence[bytes]) -> list[int]:
-        """Ask for these upgrades at once; the status of each. Those that are let in stay until `leave`."""
+        """Ask for these upgrades at once; the status of each, 0 for no answer at all. Those that are let in stay until `leave`."""
         clients = [_connect(port) for _ in heads]
         for client, head in zip(clients, heads, strict=True):
             client.sendall(head)
@@ -60,7 +60,10 @@ class Crowd:
         return statuses
 
     def _judge(self, client: socket.socket) -> int:
-        status = int(_read_head(client)[9:12])
+        try:
+            status = int(_read_head(client)[9:12] or 0)
+        except ConnectionResetError:
+            status = 0
         if status == 101:
             self.inside.append(client)
         else:

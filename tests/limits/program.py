@@ -32,11 +32,25 @@ class Program:
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
-    def remembered(self) -> int:
-        """Keys in all tables that clients can grow."""
+    def counts(self) -> dict[str, int]:
+        """`keys` in all tables that clients can grow, and `tasks` of the event loop."""
         self.process.send_signal(signal.SIGUSR1)
         assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+        counted: dict[str, int] = json.loads(self.process.stdout.readline())
+        return counted
+
+    def remembered(self) -> int:
+        """Keys in all tables that clients can grow."""
+        return self.counts()["keys"]
+
+    def descriptors(self) -> int:
+        """Open files, sockets among them."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def cpu(self) -> float:
+        """Seconds of CPU time so far, of all threads. proc(5): in ticks, behind the name, which may hold anything."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:
         """Bytes of memory in use. proc(5): the second number of statm is resident pages."""
@@ -45,13 +59,23 @@ class Program:
 
 
 @contextmanager
-def program(folder: Path, yaml: str, upstream: str) -> Iterator[Program]:
-    """Run `wsgate run` on `yaml` (without listen, admin and upstreams), and end it with SIGTERM."""
+def program(
+    folder: Path, yaml: str, upstream: str, *, options: str = "", files: int | None = None, core: int | None = None
+) -> Iterator[Program]:
+    """Run `wsgate run` on `yaml` (without listen, admin and upstreams), and end it with SIGTERM.
+
+    `options`: further keys of the upstream, as YAML. `files`: how many it may have open, its hard limit. `core`: the only one that it
+    runs on.
+    """
     config, log = folder / "wsgate.yaml", folder / "log"
-    config.write_text(f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nupstreams: {{game: {{url: '{upstream}'}}}}\n{yaml}")
+    config.write_text(f"listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nupstreams: {{game: {{url: '{upstream}'{options}}}}}\n{yaml}")
     command = [sys.executable, "-m", "tests.limits.counted_gate", "run", "--config", str(config)]
+    if files is not None:
+        command = ["/bin/sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
     with log.open("w") as stderr, subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         try:
+            if core is not None:
+                os.sched_setaffinity(process.pid, {core})
             wait_until(lambda: '"listening"' in log.read_text() or process.poll() is not None, 10)
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             ready = next(line for line in lines if line["event"] == "listening")

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Denial, Grant, SeatClaim, TokenClaim
+from proxy.policy import admission
 from proxy.policy.admission import (
+    CLAIMS,
     MAX_REFUSED,
     MAX_RETRY_MS,
     REFUSAL_WINDOW,
@@ -25,7 +27,7 @@ from proxy.policy.admission import (
     applies,
     refusal,
 )
-from proxy.policy.identity import Principal
+from proxy.policy.identity import Identifier, IdentityRules, Principal
 from proxy.policy.rules import FRAME_QUANTITIES, Per, Quantity, Rule, When
 from proxy.wire.frames import MAX_CLOSE_REASON
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
@@ -338,3 +340,22 @@ class TestRefusalHistory:
         history.sweep(NOW + 24)
         assert len(history) == 0
         history.sweep(NOW + 25)
+
+
+@pytest.mark.parametrize("remembered", [2, CLAIMS])
+@pytest.mark.parametrize("particular", [True, False])
+def test_what_is_remembered_of_one_principal_is_nobody_elses(remembered: int, particular: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rules asked again and again, in any order, say what new ones would say."""
+    monkeypatch.setattr(admission, "CLAIMS", remembered)
+    rules = [rule(quantity, *per, name=f"{quantity.value}{number}") for number, (quantity, per) in enumerate(AT_THE_UPGRADE)]
+    rules += [
+        rule(CONNECTIONS, USER, name="on-a-route", when=When(routes=frozenset(("chat",)))),
+        rule(CONNECTIONS, USER, name="guests", when=When(anonymous=True)),
+    ]
+    if particular:
+        rules.append(rule(CONNECTIONS, USER, name="in-a-room", when=When(room="lob*")))
+        rules.append(rule(CONNECTIONS, USER, name="from-a-network", when=When(networks=(ip_network("203.0.113.7/32"),))))
+    everybody = [ANN, replace(ANN, room=None), guest(b"1"), guest(b"2"), *(beside(per) for per in Per), *(unlike((per,)) for per in Per)]
+    shared = AdmissionRules(rules, IDENTIFIER)
+    for who in (*everybody, *reversed(everybody)):
+        assert shared.claims(who) == AdmissionRules(rules, Identifier(IdentityRules())).claims(who)

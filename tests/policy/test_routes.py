@@ -13,7 +13,9 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from proxy.policy import routes
 from proxy.policy.routes import (
+    MAX_REMEMBERED,
     MAX_ROOM_NAME,
     Match,
     PathError,
@@ -475,3 +477,34 @@ def test_a_target_is_a_path_and_a_query(target: bytes, path: bytes, query: bytes
 def test_the_query_does_not_matter_to_the_path() -> None:
     path, _ = split_target(b"/ws/tournament/lobby?x=//../%2F;\\#")
     assert TABLE.match(path) == Match(TOURNAMENT, "lobby")
+
+
+SEGMENTS = st.sampled_from(
+    ["ws", "tournament", "Tournament", "lobby", "a.b", ".", "..", "%2e", "", "%6C", "x;y", "é", "(a)", "~", "-", "a b"]
+)
+
+
+@given(st.lists(SEGMENTS, max_size=5), st.booleans())
+def test_the_short_way_for_plain_paths_leads_to_the_same_place(segments: list[str], slash: bool) -> None:
+    path = "/" + "/".join(segments) + ("/" if slash else "")
+
+    def outcome(table: RouteTable) -> Match | str | None:
+        try:
+            return table.match(path.encode("latin-1"))
+        except PathError as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        short = outcome(RouteTable([TOURNAMENT, REST]))
+        patch.setattr(routes, "_PLAIN", re.compile(rb"(?!)"))
+        assert outcome(RouteTable([TOURNAMENT, REST])) == short
+
+
+def test_a_long_path_is_not_remembered_and_a_path_that_comes_again_is_judged_again() -> None:
+    table = RouteTable([TOURNAMENT, REST])
+    long = b"/ws/" + b"x" * MAX_REMEMBERED
+    for _ in range(2):
+        assert table.match(long) == Match(REST, None)
+        assert table.match(b"/ws/tournament/lobby") == Match(TOURNAMENT, "lobby")
+        assert refused("/a/../b", table)
+    assert table._remembered.cache_info().currsize == 1

@@ -12,6 +12,7 @@ import pytest
 
 from proxy.server import linger as linger_module
 from proxy.server.linger import Lingering
+from proxy.server.timing_wheel import TimingWheel
 from proxy.wire.frames import FrameWalker, build_close
 from tests.support.raw import RawStream
 from tests.support.waiting import until
@@ -37,7 +38,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.Transport, RawStream]]:
 
 @pytest.fixture
 async def lingering() -> AsyncIterator[Lingering]:
-    one = Lingering(asyncio.get_running_loop(), most=2)
+    one = Lingering(TimingWheel(asyncio.get_running_loop()), most=2)
     yield one
     await until(lambda: not len(one))
 

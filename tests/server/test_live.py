@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 
 from proxy.metrics import Traffic
 from proxy.server.live import MIN_CROWD
+from proxy.server.tunnel import Half, Tunnel
 from tests.support.backends import RawConnection, raw_backend
 from tests.support.gate import Running, running
 from tests.support.pair import pair
@@ -63,6 +65,29 @@ async def test_the_id_is_that_of_the_error_message() -> None:
         await one.client.send(encode(0x81, b"hello", MASK))
         error = json.loads((await one.client.frame())[1])
         assert [line["id"] for line in lines(one.run, "connection ended")] == [error["id"]]
+
+
+def remains() -> int:
+    """Tunnels and halves that are in memory, whether somebody refers to them or not."""
+    return sum(isinstance(one, Tunnel | Half) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("who", ["client", "backend"])
+async def test_a_tunnel_that_is_over_leaves_memory_without_the_collector(who: str) -> None:
+    """A full pass of it comes once in many thousands of tunnels."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = remains()
+        async with pair("rules: [{name: rate, per: user, messages: 1000/s}]") as one:
+            assert remains() == before + 3
+            stream, mask = (one.client, MASK) if who == "client" else (one.backend, None)
+            await stream.send(encode(0x81, b"hello", mask) + encode(0x88, (1000).to_bytes(2, "big"), mask))
+            stream.writer.close()
+            await one.run.quiet()
+            await until(lambda: remains() == before)
+    finally:
+        gc.enable()
 
 
 async def test_traffic_is_that_of_the_living_and_of_those_that_are_gone() -> None:

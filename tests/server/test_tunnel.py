@@ -15,7 +15,9 @@ import pytest
 from proxy.policy.meter import Meter, Meters
 from proxy.server import tunnel as tunnel_module
 from proxy.server.linger import Lingering
-from proxy.server.tunnel import Initiator, Phase, Tunnel
+from proxy.server.timing_wheel import TimingWheel
+from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
+from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import FrameWalker, Verdict
 from tests.support.pair import Pair, pair
 from tests.support.raw import RawStream
@@ -682,7 +684,8 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
     meter, witness = Patient(), Witness()
-    lingering = Lingering(asyncio.get_running_loop())
+    wheel = TimingWheel(asyncio.get_running_loop())
+    lingering = Lingering(wheel)
     near_client, client = await connected()
     near_upstream, backend = await connected()
     tunnel = Tunnel(
@@ -690,8 +693,7 @@ async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream
         (near_upstream, FrameWalker(masked=False)),
         connection="test",
         meters=Meters(meter, None),
-        lingering=lingering,
-        ends=witness,
+        surroundings=Surroundings(lingering, witness, wheel, Rounds(wheel, Patience())),
     )
     tunnel.begin(b"", b"")
     yield tunnel, meter, client, backend, witness

@@ -12,6 +12,7 @@ import pytest
 from proxy.policy.upstreams import TcpAddress, Upstream
 from proxy.server import upstream as upstream_module
 from proxy.server.sockets import Keepalive
+from proxy.server.timing_wheel import TimingWheel
 from proxy.server.upstream import Dialer, UpstreamError
 from tests.server.test_upgrade import GOOD_101, SEATS, asked, nothing_is_held, results
 from tests.support.backends import RawConnection, waiting_backend
@@ -103,8 +104,9 @@ async def test_a_unix_socket_that_is_not_there_is_502(tmp_path: Path) -> None:
 
 async def test_a_dial_that_fails_says_why_without_the_address() -> None:
     nowhere = Upstream("game", TcpAddress("127.0.0.1", 1))
+    wheel = TimingWheel(asyncio.get_running_loop())
     with pytest.raises(UpstreamError) as caught:
-        await Dialer([nowhere], Keepalive()).dial(nowhere, b"")
+        await Dialer([nowhere], Keepalive(), wheel).dial(nowhere, b"")
     assert (caught.value.status, caught.value.detail) == (502, "the upstream cannot be reached: Connection refused")
 
 

@@ -1014,3 +1014,107 @@ def test_a_control_frame_on_its_way_is_no_payload_of_messages() -> None:
     walker = FrameWalker(masked=True)
     walker.receive_data(encode(0x82, b"abc", MASKS[0]) + encode(0x89, bytes(100), MASKS[0])[:50], 0.0)
     assert walker.received_bytes == 3
+
+
+# --- the pong to a ping of ours --------------------------------------------------------------------------------------------------
+
+OUR_PAYLOAD = b"\x00\xffours\x80!"
+OUR_PONG = encode(0x8A, OUR_PAYLOAD, MASKS[1])
+
+
+def expecting(judge: Script | None = None) -> FrameWalker:
+    walker = FrameWalker(masked=True, judge=judge)
+    walker.own_pong = OUR_PAYLOAD
+    return walker
+
+
+class TestOwnPong:
+    @DELIVERED
+    def test_is_not_forwarded_and_not_judged(self, deliver: Callable[[bytes], Sequence[bytes]]) -> None:
+        judge = Script()
+        walker = expecting(judge)
+        assert feed(walker, deliver(text(True) + OUR_PONG + OUR_PONG + text(True, b"ho"))) == text(True) + text(True, b"ho")
+        assert judge.asked == [(0x81, 2), (0x81, 2)]
+        assert (walker.messages, walker.controls, walker.held, walker.attention) == (2, 2, 0, False)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            encode(0x8A, OUR_PAYLOAD[:-1], MASKS[1]),
+            encode(0x8A, OUR_PAYLOAD + b"!", MASKS[1]),
+            encode(0x8A, OUR_PAYLOAD[:-1] + b"?", MASKS[1]),
+            encode(0x8A, b"", MASKS[1]),
+            encode(0x89, OUR_PAYLOAD, MASKS[1]),
+            encode(0x82, OUR_PAYLOAD, MASKS[1]),
+        ],
+        ids=["shorter", "longer", "of_the_same_length", "empty", "ping", "message"],
+    )
+    @DELIVERED
+    def test_anything_else_passes(self, other: bytes, deliver: Callable[[bytes], Sequence[bytes]]) -> None:
+        assert feed(expecting(), deliver(text(True) + other + OUR_PONG + other)) == text(True) + other + other
+
+    def test_every_mask_is_taken_off(self) -> None:
+        for mask in MASKS:
+            assert expecting().receive_data(encode(0x8A, OUR_PAYLOAD, mask), 0.0) == b""
+
+    def test_passes_where_none_is_awaited(self) -> None:
+        assert FrameWalker(masked=True).receive_data(OUR_PONG, 0.0) == OUR_PONG
+
+    def test_no_more_than_one_cut_pong_is_held(self) -> None:
+        walker = expecting()
+        for byte in one_by_one(OUR_PONG[:-1]):
+            assert walker.receive_data(byte, 0.0) == b""
+        assert walker.held == len(OUR_PONG) - 1
+        long = encode(0x8A, bytes(125), MASKS[1])
+        walker = expecting()
+        assert walker.receive_data(long[:-1], 0.0) == long[:-1]
+        assert walker.held == 0
+
+    @DELIVERED
+    def test_a_dropped_message_around_it_stays_dropped(self, deliver: Callable[[bytes], Sequence[bytes]]) -> None:
+        judge = Script(Verdict.DROP)
+        begin, end = encode(0x01, b"half", MASKS[1]), encode(0x80, b"half", MASKS[1])
+        walker = expecting(judge)
+        onward = b""
+        for chunk in deliver(begin + OUR_PONG + end + text(True)):
+            onward += walker.receive_data(chunk, 0.0)
+        assert onward == text(True)
+        assert judge.asked == [(0x01, 4), (0x81, 2)]
+
+    def test_a_frame_of_ours_may_stand_where_it_stood(self) -> None:
+        walker = expecting()
+        walker.watch()
+        assert walker.receive_data(text(True) + OUR_PONG, 0.0) == text(True)
+        assert (walker.frame_end, walker.message_end) == (8, 8)
+        assert walker.receive_data(OUR_PONG + text(True) + OUR_PONG + text(True)[:-1], 0.0) == text(True) + text(True)[:-1]
+        assert (walker.frame_end, walker.message_end) == (8, 8)
+        assert walker.in_frame
+        walker.receive_data(text(True)[-1:], 0.0)
+        assert walker.receive_data(OUR_PONG, 0.0) == b""
+        assert (walker.frame_end, walker.message_end, walker.in_frame) == (0, 0, False)
+
+    @given(st.data(), st.lists(st.integers(0, 400), max_size=6))
+    @UNHURRIED
+    def test_any_split_of_any_stream_with_some_of_them_in_it_is_the_stream_without_them(self, data: st.DataObject, cuts: list[int]) -> None:
+        frames = [frame for message in data.draw(st.lists(messages(), max_size=3)) for frame in message]
+        plain = [encode(first, payload, data.draw(st.sampled_from(MASKS))) for first, payload in frames]
+        mixed = [part for one in plain for part in ([OUR_PONG] * data.draw(st.integers(0, 2)) + [one])] + [OUR_PONG]
+        verdicts = data.draw(st.lists(st.sampled_from([Verdict.PASS, Verdict.DROP]), max_size=6))
+        without, judge = Script(*verdicts), Script(*verdicts)
+        expected = feed(FrameWalker(masked=True, judge=without), [b"".join(plain)])
+        walker = expecting(judge)
+        assert feed(walker, cut(b"".join(mixed), cuts)) == expected
+        assert judge.asked == without.asked
+
+
+@DIRECTIONS
+def test_control_frames_are_counted_and_the_conversation_of_pings_of_a_server_is_dated(masked: bool) -> None:
+    walker = FrameWalker(masked=masked)
+    mask = MASKS[1] if masked else None
+    ping, pong = encode(0x89, b"p", mask), encode(0x8A, b"p", mask)
+    walker.receive_data(ping if masked else pong, 5.0)
+    assert (walker.controls, walker.ping_or_pong_at) == (1, 0.0)
+    walker.receive_data(pong if masked else ping, 6.0)
+    assert (walker.controls, walker.ping_or_pong_at) == (2, 6.0)
+    walker.receive_data(text(masked), 7.0)
+    assert (walker.controls, walker.ping_or_pong_at) == (2, 6.0)
