@@ -82,8 +82,8 @@ async def flooding(stream: RawStream, data: bytes, pause: float = 0.0) -> AsyncI
 
 
 async def test_a_client_that_vanished_without_a_word_gives_its_seat_back() -> None:
+    began = time.monotonic()
     async with pair(SEAT + SHORT) as one:
-        began = time.monotonic()
         await ping(one.client)
         assert await close_of(one.client) == (1008, b"ping_timeout")
         assert time.monotonic() - began >= 0.5
