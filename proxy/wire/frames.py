@@ -336,7 +336,7 @@ class FrameWalker:
                 if opcode == _CLOSE:
                     self._close(data, position, header_size, length, size)
                     break
-                if opcode == Opcode.PONG and self.own_pong is not None and length == len(self.own_pong):
+                if opcode == _PONG and self.own_pong is not None and length == len(self.own_pong):
                     end = position + header_size + length
                     if size < end:
                         break
