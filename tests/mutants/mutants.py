@@ -1279,10 +1279,17 @@ IDENTITIES = (
         ("tests/wire/test_frames.py::test_what_a_header_only_announces_does_not_count",),
     ),
     Mutant(
+        "identity_blanks_around_a_cookies_equals_sign_hide_it",
+        IDENTITY,
+        're.sub(rb"\\s*=\\s*", b"=", line)',
+        "line",
+        ("tests/policy/test_identity.py::test_no_cookie_hides_a_token_from_us_that_a_common_backend_finds",),
+    ),
+    Mutant(
         "identity_blank_between_cookies_ignored",
         IDENTITY,
-        're.split(rb"[;,\\s]", line)',
-        're.split(rb"[;]", line)',
+        're.split(rb"[;,\\s]", re.sub(',
+        're.split(rb"[;]", re.sub(',
         ("tests/policy/test_identity.py::TestOneTokenInManySpellings",),
     ),
     Mutant(
