@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from math import ceil
 from typing import Final
 
@@ -296,7 +296,6 @@ class Gate:
 
     async def abort(self) -> None:
         """End what is left at once."""
-        self._wheel.stop()
         self._lingering.abort()
         await self._passthrough.close()
         if self._shared is not None:
@@ -325,8 +324,10 @@ def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore
     """
     if settings.address is None:
         return None
-    if find_spec("redis") is None:
-        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'")
+    try:
+        import_module("redis.asyncio")  # takes a while: now, and not within the deadline of the first connection
+    except ImportError:
+        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'") from None
     when_down = OnStoreDown(settings.on_down.value)
     options = StoreOptions(settings.address, settings.prefix, settings.timeout, settings.holder_ttl, when_down)
     return open_store(options, events)

@@ -108,8 +108,8 @@ class Half(asyncio.Protocol):
         self.farewell: bytes | None = None  # our Close to this side, waiting for the end of a frame
         self.said = False
         self.heard = False
-        self.hold: asyncio.Handle | None = None  # asks again about the frame that is held
         self.left = False
+        self.hold: asyncio.Handle | None = None  # when the frame that the meter holds is asked about again
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
 
@@ -322,6 +322,13 @@ class Tunnel:
         half.data_received(b"")
         half.resume()  # only now: where the next frame is held at once, the transport has never begun to read
 
+    def _let_go(self, half: Half) -> None:
+        """Nobody waits for a frame any more that is held: it, and what comes, goes nowhere."""
+        if half.hold is not None:
+            half.hold.cancel()
+            half.hold = None
+            half.resume()
+
     def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
         """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""
         self._end(code, Initiator.GATE)
@@ -377,11 +384,13 @@ class Tunnel:
                 if not half.left:
                     half.left = True
                     self._around.lingering.adopt(half.transport, half.walker)
+                self._let_go(half)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
                 half.walker.stop_judging()
                 half.walker.resume()
                 half.walker.receive_data(b"", 0.0)
+                self._let_go(half)
         if self.client.left and self.upstream.left:
             self.phase = Phase.OVER
             if self._timer is not None:

@@ -47,8 +47,8 @@ from proxy.wire.handshake import (
 
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
-STORE_DOWN: Final = "limits cannot be looked up at the moment"
 NOTHING_AGREED: Final = Agreed(rsv1=False, lenient=False, header=b"")
+STORE_DOWN: Final = "limits cannot be looked up at the moment"
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
 

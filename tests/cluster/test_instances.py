@@ -23,7 +23,7 @@ TTL = 5.0  # seconds, of a holder
 HEAL = 5.0  # seconds from the return of whatever was away until all is right again
 OWN = 10  # guests of each gate
 CAP = 3 * OWN
-KINDS = ["connections", "members"]
+KINDS = ["connections", pytest.param("members", marks=pytest.mark.long)]  # the second kind of seat takes the same way
 YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from tests.cluster.gates import PATIENCE, GateProcess, gates, seats_in
 from tests.cluster.guests import game, party, statuses
 from tests.support.raw import upgrade_head
-from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, free_port, redis_server
+from tests.support.redis_servers import FLAVOURS, ROOT, Flavour, RedisServer, free_port, redis_server
 from tests.support.tls import AUTHORITY
 from tests.support.waiting import eventually, until
 
@@ -220,3 +222,22 @@ async def test_the_log_has_no_line_that_is_not_json(tmp_path: Path) -> None:
         assert await gate.stop() == 0
         for line in gate.text().splitlines():
             json.loads(line)
+
+
+def test_without_the_library_one_line_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['redis'] = None; from proxy.cli import main; sys.exit(main())"
+    arguments = [
+        "run",
+        "--upstream",
+        "ws://127.0.0.1:9",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--store",
+        "redis://127.0.0.1",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["event"] == "the store needs the package redis: pip install 'wsgate[redis]'"
