@@ -10,7 +10,6 @@ Pure: the landlord asks the store, and tells what it said.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from math import inf
@@ -79,7 +78,7 @@ class LeasedBucket(TokenBucket):
         self.key = key
         self.full_rate = rate
         self._landlord = landlord
-        self._leases: deque[_Lease] = deque()
+        self._leases: list[_Lease] = []  # seldom more than two
         self._leased = 0.0  # tokens that were there after the last lease came
         self._expires = 0.0  # when the last lease ends
         self._spent = 0.0  # tokens, since the last question
@@ -157,7 +156,7 @@ class LeasedBucket(TokenBucket):
     def _available(self, now: float) -> float:
         leases = self._leases
         while leases and leases[0].expires <= now:
-            leases.popleft()
+            del leases[0]
         return sum(lease.tokens for lease in leases)
 
     def _is_leased(self, cost: float, ahead: float, now: float) -> bool:
@@ -191,7 +190,7 @@ class LeasedBucket(TokenBucket):
             lease.tokens -= taken
             missing -= taken
             if lease.tokens <= 0:
-                leases.popleft()
+                del leases[0]
         left = sum(lease.tokens for lease in leases)
         if cost <= left < self._leased / 2 and not self.is_asking and now >= self._ask_at:
             self._ask(0.0, cost, now)
