@@ -35,8 +35,10 @@ from proxy.wire.frames import (
     CloseCode,
     CloseFrame,
     FrameWalker,
+    Halt,
     Opcode,
     ProtocolError,
+    Turn,
     Verdict,
     build_close,
     build_frame,
@@ -252,13 +254,15 @@ class Tunnel:
             walker.unwatch()
         self._settle()
 
-    def _halt(self, half: Half, halt: CloseFrame | ProtocolError | Verdict | None) -> None:
+    def _halt(self, half: Half, halt: Halt | None) -> None:
         if halt is None or half.heard:
             return
         if isinstance(halt, CloseFrame):
             self._close_received(half, halt)
         elif isinstance(halt, ProtocolError):
             self._broken(half, halt)
+        elif halt is Turn.OVER:
+            self._let_others_go_first(half)
         elif halt is Verdict.HOLD:
             self._hold(half)
         else:
@@ -305,6 +309,11 @@ class Tunnel:
         # Whole milliseconds, rounded up: an event loop's timers know no others, and one that fires early asks for nothing.
         wait = ceil(max(0.0, meter.hold_until - time.monotonic()) * 1000) / 1000
         self._loop.call_later(wait, self._ask_again, half)
+
+    def _let_others_go_first(self, half: Half) -> None:
+        """Too many frames for one turn of the loop: the rest comes in the next, and nothing more is read until then."""
+        half.pause()
+        self._loop.call_soon(self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
         if half.left or half.heard:
@@ -370,9 +379,12 @@ class Tunnel:
                     self._around.lingering.adopt(half.transport, half.walker)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
-                half.walker.stop_judging()
-                half.walker.resume()
-                half.walker.receive_data(b"", 0.0)
+                walker = half.walker
+                walker.stop_judging()
+                walker.resume()
+                walker.receive_data(b"", 0.0)
+                if walker.halt is Turn.OVER:
+                    self._let_others_go_first(half)
         if self.client.left and self.upstream.left:
             self.phase = Phase.OVER
             if self._timer is not None:
