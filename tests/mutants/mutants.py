@@ -35,6 +35,7 @@ CLOSE = ("tests/wire/test_frames.py::TestClose",)
 DROP = ("tests/wire/test_frames.py::TestDrop",)
 REFUSAL = ("tests/wire/test_frames.py::TestRefusal",)
 HOLD = ("tests/wire/test_frames.py::TestHold",)
+CORPUS = ("tests/fuzz/test_fuzz.py::test_what_was_found_once_is_replayed",)
 TURNS = ("tests/wire/test_frames.py::TestTurn",)
 PLACES = ("tests/wire/test_frames.py::TestPlaces",)
 
@@ -248,6 +249,10 @@ WALKER = (
         "if self.halt is not None:\n            self.halt = None",
         CLOSE,
     ),
+    Mutant("corpus_knows_faults", FRAMES, "elif message is not Message.NONE:", "elif False:", CORPUS),
+    Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", "", CORPUS),
+    Mutant("corpus_knows_what_is_ours", HANDSHAKE, "folded not in owned and (trusted or", "(trusted or", CORPUS),
+    Mutant("corpus_knows_answers", HANDSHAKE, "if len(chosen) > 1 or (chosen", "if (chosen", CORPUS),
     Mutant("a_turn_is_never_over", FRAMES, "            if not frames:", "            if False:", TURNS),
     Mutant("a_turn_one_frame_too_long", FRAMES, "            if not frames:", "            if frames < 0:", TURNS),
     Mutant(

@@ -28,29 +28,15 @@ from proxy.wire.frames import (
     parse_close,
 )
 from tests.wire import reference
+from tests.wire.agreement import VERDICTS, Script, check_against_the_reference
 from tests.wire.streams import MASKS, cut, encode, messages, one_by_one, streams
 
 NO_MASK = b"\x00\x00\x00\x00"
-VERDICTS = {"pass": Verdict.PASS, "drop": Verdict.DROP, "close": Verdict.CLOSE, "hold": Verdict.HOLD}
 
 CLIENT_TEXT = b"\x81\x82\x00\x00\x00\x00hi"
 SERVER_TEXT = b"\x81\x02hi"
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of ours
 DIRECTIONS = pytest.mark.parametrize("masked", [True, False], ids=["from_client", "from_server"])
-
-
-class Script:
-    """A judge that answers from a list, then PASS; it writes down what it was asked."""
-
-    def __init__(self, *verdicts: Verdict) -> None:
-        self._verdicts = list(verdicts)
-        self.asked: list[tuple[int, int]] = []
-        self.times: list[float] = []
-
-    def __call__(self, first: int, length: int, now: float) -> Verdict:
-        self.asked.append((first, length))
-        self.times.append(now)
-        return self._verdicts.pop(0) if self._verdicts else Verdict.PASS
 
 
 def text(masked: bool, payload: bytes = b"hi", first: int = 0x81) -> bytes:
@@ -798,56 +784,6 @@ def test_a_close_of_ours_is_cut_between_characters(code: int, reason: str, paylo
 
 some_verdicts = st.lists(st.sampled_from(["pass", "pass", "pass", "drop", "hold", "close"]), max_size=12)
 places = st.lists(st.integers(0, 2000), max_size=12)
-
-
-def check_against_the_reference(stream: bytes, chunks: Sequence[bytes], verdicts: Sequence[str], *, watched: bool, **how: bool) -> None:
-    """The walker, fed with the chunks, does what the reference says of the stream, and tells after each where it stands."""
-    expected = reference.account(stream, verdicts=verdicts, **how)
-    judge = Script(*(VERDICTS[verdict] for verdict in verdicts))
-    walker = FrameWalker(judge=judge, **how)
-    if watched:
-        walker.watch()
-    sent = b""
-    for chunk in chunks:
-        onward = walker.receive_data(chunk, 0.0)
-        check_places(walker, expected, len(sent), len(sent) + len(onward))
-        sent += onward
-        while walker.halt is Verdict.HOLD or walker.halt is Turn.OVER:
-            walker.resume()
-            onward = walker.receive_data(b"", 0.0)
-            check_places(walker, expected, len(sent), len(sent) + len(onward))
-            sent += onward
-        if walker.halt is None:
-            assert walker.held <= 131
-    assert sent == expected.forwarded
-    assert judge.asked == expected.asked
-    assert (walker.messages, walker.payload_bytes) == (expected.messages, expected.payload_bytes)
-    assert told(walker) == expected.halt
-    assert walker.attention or not (watched or expected.halt)
-
-
-def check_places(walker: FrameWalker, expected: reference.Account, start: int, end: int) -> None:
-    assert walker.in_frame == (end not in expected.frame_places)
-    assert walker.in_message == (end not in expected.message_places)
-    if walker.attention:
-        assert walker.frame_end == last_place(expected.frame_places, start, end)
-        assert walker.message_end == last_place(expected.message_places, start, end)
-
-
-def last_place(all_places: set[int], start: int, end: int) -> int:
-    return max((place - start for place in all_places if start <= place <= end), default=-1)
-
-
-def told(walker: FrameWalker) -> str | tuple[int, str, bytes] | None:
-    match walker.halt:
-        case CloseFrame(code, reason, raw):
-            return code, reason, raw
-        case ProtocolError():
-            return "protocol error"
-        case Verdict.CLOSE:
-            return "refused"
-    assert walker.halt is None
-    return None
 
 
 @given(st.data(), st.booleans(), st.booleans(), st.booleans(), some_verdicts, places)
