@@ -250,7 +250,7 @@ WALKER = (
         CLOSE,
     ),
     Mutant("corpus_knows_faults", FRAMES, "elif message is not Message.NONE:", "elif False:", CORPUS),
-    Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", "", CORPUS),
+    Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", '        value = value.strip(b" ")\n', CORPUS),
     Mutant("corpus_knows_what_is_ours", HANDSHAKE, "folded not in owned and (trusted or", "(trusted or", CORPUS),
     Mutant("corpus_knows_answers", HANDSHAKE, "if len(chosen) > 1 or (chosen", "if (chosen", CORPUS),
     Mutant("a_turn_is_never_over", FRAMES, "            if not frames:", "            if False:", TURNS),
