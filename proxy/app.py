@@ -11,7 +11,8 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from math import ceil
 from typing import Final
 
@@ -19,15 +20,18 @@ import uvloop
 from aiohttp import web
 
 from proxy import __version__
-from proxy.config import Config
+from proxy.config import Config, StoreSettings
+from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
 from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.scoped_store import ScopedStore
+from proxy.ledger.store import Store, StoreEvents, StoreState
 from proxy.log import Level, LineFormat, Log
 from proxy.metrics import Breaches, Exposition, GateCollector, Totals
 from proxy.policy.admission import AdmissionRules, RefusalHistory
 from proxy.policy.identity import DOCUMENTED_SECRET, Identifier
 from proxy.policy.meter import MeterRules
 from proxy.policy.routes import RouteTable
-from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES
+from proxy.policy.rules import FRAME_QUANTITIES, SEAT_QUANTITIES, Scope
 from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
 from proxy.server.capacity import Bounds, Capacity
@@ -36,6 +40,7 @@ from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
 from proxy.server.sockets import Keepalive, listen_tcp, listen_unix
+from proxy.server.store_watch import StoreWatch, over_limit
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
@@ -58,6 +63,10 @@ MOST_FILES: Final = 1 << 20  # where there is no hard limit: what Linux allows b
 OWN_FILES: Final = 128  # open files that are nobody's connection
 
 
+class StoreRequiredError(Exception):
+    """The store cannot be used, and without it the gate does not start. Its text tells why, and no password."""
+
+
 class Gate:
     """One running instance. `start` opens the ports, `stop` takes leave of all connections; both are called once."""
 
@@ -65,12 +74,16 @@ class Gate:
         self._config = config
         self._log = log
         self._loop = asyncio.get_running_loop()
+        self.totals = _zeroed_totals(config)
+        self._watch = StoreWatch(self.totals.store, log)
+        self._shared = _shared_store(config.store, self._watch)
+        self._memory = MemoryStore()
+        own_rules = [rule.name for rule in config.rules if rule.scope is Scope.INSTANCE]
+        self._store: Store = self._memory if self._shared is None else ScopedStore(self._memory, self._shared, own_rules)
         self._wheel = TimingWheel(self._loop)
-        self._store = MemoryStore()
         self._history = RefusalHistory()
         self._lingering = Lingering(self._wheel)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
-        self.totals = _zeroed_totals(config)
         self.live = Live(self.totals, self._store, log)
         self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
         self._keepalive = Keepalive(
@@ -140,9 +153,14 @@ class Gate:
                 __version__,
                 breaches=lambda: _breaches(self._meters),
                 seats=lambda: seats | dict(self._store.seats()),
+                over_limit=lambda: seats | dict(self._over_limit()),
                 traffic=self.live.traffic,
             )
         )
+
+    def _over_limit(self) -> Mapping[str, int]:
+        others = (lambda _: 0) if self._shared is None else self._shared.others
+        return over_limit((held.grant for held in self.live.held.values()), others)
 
     def connections(self) -> int:
         """Client connections that are there now, whatever their state."""
@@ -152,11 +170,26 @@ class Gate:
         return at_the_door + under_way + len(self.live.held) + len(self._lingering)
 
     async def start(self) -> None:
-        """Open the admin port, then the public one. Raises OSError, with the address in its text, when one cannot be opened."""
+        """Open the admin port, then, after the store's first answer or its deadline, the public one.
+
+        Raises OSError, with the address in its text, when one cannot be opened, and StoreRequiredError.
+        """
         self.admin = await self._open_admin()
         await self._passthrough.open()
+        await self._start_store()
         self.listen = await self._open_public()
         self._sweep()
+
+    async def _start_store(self) -> None:
+        if self._shared is None:
+            return
+        self._watch.begin()
+        problem = await self._shared.start()
+        if problem is None:
+            return
+        if self._config.store.required:
+            raise StoreRequiredError(f"store_required, but {self._config.store.address} cannot be used: {problem}")
+        self._watch.state_changed(StoreState.DOWN, problem)
 
     async def _open_admin(self) -> TcpAddress:
         address = self._config.admin
@@ -218,7 +251,7 @@ class Gate:
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
-        tables = len(self._store) + len(self._history) + len(self._entrance.capacity)
+        tables = len(self._memory) + (0 if self._shared is None else len(self._shared)) + len(self._history) + len(self._entrance.capacity)
         return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
@@ -263,9 +296,10 @@ class Gate:
 
     async def abort(self) -> None:
         """End what is left at once."""
-        self._wheel.stop()
         self._lingering.abort()
         await self._passthrough.close()
+        if self._shared is not None:
+            await self._shared.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._wheel.stop()
@@ -283,6 +317,22 @@ def _naming(address: Address) -> Iterator[None]:
         raise OSError(error.errno, f"cannot listen on {address}: {reason}") from None
 
 
+def _shared_store(settings: StoreSettings, events: StoreEvents) -> FallbackStore | None:
+    """The store beyond this process, if there is to be one; not started.
+
+    Raises StoreRequiredError where the library is not installed that speaks to it.
+    """
+    if settings.address is None:
+        return None
+    try:
+        import_module("redis.asyncio")  # takes a while: now, and not within the deadline of the first connection
+    except ImportError:
+        raise StoreRequiredError("the store needs the package redis: pip install 'wsgate[redis]'") from None
+    when_down = OnStoreDown(settings.on_down.value)
+    options = StoreOptions(settings.address, settings.prefix, settings.timeout, settings.holder_ttl, when_down)
+    return open_store(options, events)
+
+
 def _zeroed_totals(config: Config) -> Totals:
     """Every series that can come to be is there from the start, so that rates over it are right from the first event on."""
     totals = Totals(
@@ -292,6 +342,7 @@ def _zeroed_totals(config: Config) -> Totals:
     for rule in config.rules:
         if rule.quantity not in FRAME_QUANTITIES or rule.penalty:
             totals.refusals[rule.name, rule.mode.value] = 0
+            totals.store.conflicts[(rule.name,)] = 0
     for result in Result:
         if result in (Result.NO_ROUTE, Result.BAD_REQUEST, Result.UNAVAILABLE):
             totals.upgrades[NO_ROUTE, result.value] = 0
@@ -323,13 +374,17 @@ async def _serve(config: Config, log: Log) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    gate = Gate(config, log)
+    try:
+        gate = Gate(config, log)
+    except StoreRequiredError as error:
+        log.error(str(error))
+        return 1
     if config.identity.secret == DOCUMENTED_SECRET:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
     try:
         await gate.start()
-    except OSError as error:
-        log.error(error.strerror or str(error))
+    except (OSError, StoreRequiredError) as error:
+        log.error(getattr(error, "strerror", None) or str(error))
         await gate.abort()
         return 1
     gc.collect()

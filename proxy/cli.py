@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--listen", metavar="ADDRESS", help="host:port or unix:/path")
     run.add_argument("--admin", metavar="ADDRESS", help="host:port of /metrics and health")
     run.add_argument("--upstream", metavar="URL", help="the one backend, such as ws://127.0.0.1:9000")
-    run.add_argument("--store", metavar="URL", help="memory://")
+    run.add_argument("--store", metavar="URL", help="memory://, or redis:// and the like to share limits with other instances")
     run.add_argument("--shadow", action="store_true", help="decide and count, but never act")
     check = commands.add_parser("check", help="say what is wrong with a configuration", allow_abbrev=False)
     check.add_argument("file", metavar="FILE")

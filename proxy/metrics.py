@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 OWN_CLOSE_CODES: Final = frozenset((4008, 4009, 4010))
+STORE_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)  # seconds
 UPGRADE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 
 Labels = TypeVar("Labels", bound=tuple[str, ...])
@@ -63,6 +64,17 @@ class Histogram:
 
 
 @dataclass(slots=True)
+class StoreTotals:
+    """The store: does it answer, and does this instance decide alone? As it stands here for the memory of this process."""
+
+    up: bool = True
+    degraded: bool = False
+    may_evict: bool = False  # its server throws keys away when its memory is full
+    request_duration: Histogram = field(default_factory=lambda: Histogram(STORE_BUCKETS))
+    conflicts: Counter[tuple[str]] = field(default_factory=Counter)  # (rule,)
+
+
+@dataclass(slots=True)
 class Totals:
     """What the gate counts while it runs. Keys are label values; whoever counts knows them to be bounded."""
 
@@ -72,6 +84,7 @@ class Totals:
     closes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (code, initiator)
     upstream_up: dict[str, bool] = field(default_factory=dict)  # by route: did the last dial reach it
     upgrade_duration: Histogram = field(default_factory=Histogram)
+    store: StoreTotals = field(default_factory=StoreTotals)
     close_codes: frozenset[int] = OWN_CLOSE_CODES  # those of our own that are told apart
 
     def count_close(self, code: int, initiator: str) -> None:
@@ -90,12 +103,14 @@ class GateCollector(Collector):
         *,
         breaches: Callable[[], Breaches],
         seats: Callable[[], Mapping[str, int]],
+        over_limit: Callable[[], Mapping[str, int]],
         traffic: Callable[[], Traffic],
     ) -> None:
         self._totals = totals
         self._version = version
         self._breaches = breaches
         self._seats = seats
+        self._over_limit = over_limit
         self._traffic = traffic
 
     def collect(self) -> Iterator[Metric]:
@@ -120,15 +135,35 @@ class GateCollector(Collector):
         breaches = {(rule, action, mode): count for rule, action, mode, count in self._breaches()}
         yield _counter("wsgate_breaches", "Frames beyond a rule.", ("rule", "action", "mode"), breaches)
         yield _counter("wsgate_closes", "Connections ended, by the first close code.", ("code", "initiator"), totals.closes)
-        seats = GaugeMetricFamily("wsgate_seats", "Seats held on this instance.", labels=("rule",))
-        for rule, count in sorted(self._seats().items()):
-            seats.add_metric((rule,), count)
-        yield seats
-        up = GaugeMetricFamily("wsgate_upstream_up", "Did the last dial of this route reach its upstream?", labels=("route",))
-        for route, reached in sorted(totals.upstream_up.items()):
-            up.add_metric((route,), reached)
-        yield up
+        yield _gauge("wsgate_seats", "Seats held on this instance.", ("rule",), _by_one(self._seats()))
+        text = "Seats beyond the limits of their keys, as far as this instance knows (over several take the maximum): shadow, outages."
+        yield _gauge("wsgate_seats_over_limit", text, ("rule",), _by_one(self._over_limit()))
+        yield from self._store()
+        text = "Did the last dial of this route reach its upstream?"
+        yield _gauge("wsgate_upstream_up", text, ("route",), _by_one(totals.upstream_up))
         yield totals.upgrade_duration.family("wsgate_upgrade_duration_seconds", "From the head of an admitted upgrade to its 101.")
+
+    def _store(self) -> Iterator[Metric]:
+        store = self._totals.store
+        yield GaugeMetricFamily("wsgate_store_up", "Does the store answer?", store.up)
+        yield GaugeMetricFamily("wsgate_store_degraded", "Does this instance decide alone, for want of the store?", store.degraded)
+        text = "Does the store's server throw keys away when its memory is full (maxmemory-policy)?"
+        yield GaugeMetricFamily("wsgate_store_may_evict", text, store.may_evict)
+        text = "Upgrades that met a key in the store which is not ours."
+        yield _counter("wsgate_store_conflicts", text, ("rule",), store.conflicts)
+        yield store.request_duration.family("wsgate_store_request_duration_seconds", "From a question to the store to its answer.")
+
+
+def _by_one(values: Mapping[str, int]) -> Mapping[tuple[str, ...], int]:
+    """The same, by a label set of one."""
+    return {(label,): value for label, value in values.items()}
+
+
+def _gauge(name: str, documentation: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], int]) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for key, value in sorted(values.items()):
+        family.add_metric(key, value)
+    return family
 
 
 def _counter(name: str, documentation: str, labels: tuple[str, ...], counts: Mapping[Labels, int]) -> Metric:

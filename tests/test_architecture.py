@@ -21,7 +21,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": ("", "app", "config"),
     "app": (EVERYTHING,),
-    "config": ("policy", "wire"),
+    "config": ("policy", "wire", "ledger.addresses"),
     "server": ("wire", "policy", "ledger.store", "metrics", "log"),
     "policy": ("wire", "ledger.store", "ledger.token_bucket"),
     "ledger": (),
@@ -31,7 +31,10 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 }
 
 PURE = ("wire", "policy", "ledger")
-IMPURE_MODULES = ("ledger.redis_store", "ledger.fallback_store")  # in pure packages, and allowed to see the world
+IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
+    f"ledger.{name}"
+    for name in ("cluster_link", "connecting", "fallback_store", "keeper", "link", "redis_link", "redis_store", "sentinels", "teller")
+)
 WORLD = frozenset(
     [
         "aiohttp",

@@ -70,12 +70,21 @@ async def test_every_series_that_can_come_to_be_is_there_from_the_start() -> Non
         ),
         'wsgate_seats{rule="seats"}',
         'wsgate_seats{rule="members"}',
+        'wsgate_seats_over_limit{rule="seats"}',
+        'wsgate_seats_over_limit{rule="members"}',
+        "wsgate_store_degraded",
+        "wsgate_store_may_evict",
+        'wsgate_store_conflicts_total{rule="seats"}',
+        'wsgate_store_conflicts_total{rule="members"}',
+        'wsgate_store_conflicts_total{rule="up"}',
+        "wsgate_store_request_duration_seconds_count",
+        "wsgate_store_request_duration_seconds_sum",
         "wsgate_upgrade_duration_seconds_count",
         "wsgate_upgrade_duration_seconds_sum",
     }
     found = {name for name, value in samples.items() if not value and "_bucket" not in name}
     assert {normal(name) for name in found} == {normal(name) for name in zeros}
-    assert {name for name, value in samples.items() if value} == {'wsgate_build_info{version="0.1.0"}'}
+    assert {name for name, value in samples.items() if value} == {'wsgate_build_info{version="0.1.0"}', "wsgate_store_up"}
 
 
 def normal(name: str) -> tuple[str, ...]:
@@ -134,6 +143,12 @@ LABELS = {
     "wsgate_breaches": {"rule", "action", "mode"},
     "wsgate_closes": {"code", "initiator"},
     "wsgate_seats": {"rule"},
+    "wsgate_seats_over_limit": {"rule"},
+    "wsgate_store_up": set(),
+    "wsgate_store_degraded": set(),
+    "wsgate_store_may_evict": set(),
+    "wsgate_store_conflicts": {"rule"},
+    "wsgate_store_request_duration_seconds": {"le"},
     "wsgate_upstream_up": {"route"},
     "wsgate_upgrade_duration_seconds": {"le"},
 }
@@ -146,11 +161,14 @@ def exposition() -> str:
     for code in (1000, 1014, 1015, 3001, 3000, 4008, 4999):
         totals.count_close(code, "client")
     totals.upgrade_duration.observe(0.003)
+    totals.store.conflicts[("seats",)] += 1
+    totals.store.request_duration.observe(0.2)
     collector = GateCollector(
         totals,
         "9",
         breaches=lambda: [("slow", "drop", "enforce", 4)],
         seats=lambda: {"seats": 2},
+        over_limit=lambda: {"seats": 1},
         traffic=lambda: Traffic(1, 2, 3, 4),
     )
     return Exposition(collector).text().decode()
@@ -167,6 +185,12 @@ def test_the_families_and_their_labels() -> None:
     "line",
     [
         "wsgate_connections 2.0",
+        "wsgate_store_up 1.0",
+        "wsgate_store_degraded 0.0",
+        'wsgate_seats_over_limit{rule="seats"} 1.0',
+        'wsgate_store_conflicts_total{rule="seats"} 1.0',
+        'wsgate_store_request_duration_seconds_bucket{le="0.1"} 0.0',
+        'wsgate_store_request_duration_seconds_bucket{le="0.2"} 1.0',
         'wsgate_closes_total{code="1000",initiator="client"} 1.0',
         'wsgate_closes_total{code="1014",initiator="client"} 1.0',
         'wsgate_closes_total{code="3001",initiator="client"} 1.0',

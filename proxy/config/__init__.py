@@ -5,7 +5,7 @@
     reading.py       typed questions to such a tree
     units.py         counts, sizes, rates, durations
     schema.py        the top of the file, the flags; its sections are
-                     upstream_, identity_, route_, rule_, tls_ and operation_schema.py
+                     upstream_, identity_, route_, rule_, store_, tls_ and operation_schema.py
 
 Scalars are text until the schema gives them a type, so `off`, `12:30` and `010` surprise nobody. Whatever the text, the answer is a
 Config or a ConfigError.
@@ -19,6 +19,7 @@ from typing import Final
 from proxy.config.operation_schema import Keepalive, Limits, LogFormat, LogLevel, LogSettings, TunnelSettings
 from proxy.config.problems import ConfigError, Place, Problem
 from proxy.config.schema import Config, Overrides, build
+from proxy.config.store_schema import OnStoreDown, StoreSettings
 from proxy.config.tls_schema import ServerTls
 from proxy.config.yaml_nodes import FILE_WORDS, MAX_FILE, Broken, read
 
@@ -30,9 +31,11 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "OnStoreDown",
     "Overrides",
     "Problem",
     "ServerTls",
+    "StoreSettings",
     "TunnelSettings",
     "default",
     "load",

@@ -42,6 +42,7 @@ from proxy.policy.rules import (
     Per,
     Quantity,
     Rule,
+    Scope,
     When,
     default_burst,
     default_close_code,
@@ -50,8 +51,7 @@ from proxy.wire.frames import CloseCode
 
 QUANTITIES: Final = {quantity.value: quantity for quantity in Quantity}
 FRAME_KEYS: Final = ("direction", "max_delay", "close_after", "penalty")
-KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode", *FRAME_KEYS)
-LATER_KEYS: Final = ("scope",)
+KEYS: Final = ("name", "per", *QUANTITIES, "burst", "when", "on_excess", "notify", "close_code", "mode", *FRAME_KEYS, "scope")
 CLOSE_AFTER_KEYS: Final = ("breaches", "within")
 WHEN_KEYS: Final = ("route", "room", "anonymous", "ip")
 
@@ -113,6 +113,7 @@ WITHIN: Final = within("a time", parse_duration, "1ms", "24h")
 PENALTY: Final = within("a time", parse_duration, "1ms", "24h")
 MODE: Final = choice(Mode)
 DIRECTION: Final = choice(Direction)
+SCOPE: Final = choice(Scope)
 CLOSE_CODE: Final = Kind("a close code: 1008, 1009, 1013, or one from 3000 to 4999", _parse_close_code)
 ROUTE_NAME: Final = Kind("the name of a route, or a list of them", _parse_text)
 ROOM_GLOB: Final = Kind("the name of a room, in which * and ? stand for others", _parse_text)
@@ -142,7 +143,7 @@ def read_rules(reading: Reading, top: Table, surroundings: Surroundings) -> tupl
     names: dict[str, int] = {}
     rules = []
     for item in items:
-        table = reading.fields(item, RULE_WORDS, KEYS, LATER_KEYS)
+        table = reading.fields(item, RULE_WORDS, KEYS)
         rules.append(None if table is None else _RuleReader(reading, table, surroundings).read(names))
     return whole(rules)
 
@@ -173,7 +174,7 @@ class _RuleReader:
         known = None if quantity is None else on_excess
         direction, max_delay = self._direction(quantity), self._max_delay(known)
         close_after, is_close_after_good = self._close_after(known)
-        penalty = self._penalty(known, direction)
+        penalty, scope = self._penalty(known, direction), self._scope(per)
         if per is not None:
             self._check_users(per, quantity, limit, when)
             self._check_rooms(per, when)
@@ -181,11 +182,11 @@ class _RuleReader:
             return None
         if on_excess is None or close_code is None or notify is None or mode is None or when is None:
             return None
-        if direction is None or max_delay is None or not is_close_after_good or penalty is None:
+        if direction is None or max_delay is None or not is_close_after_good or penalty is None or scope is None:
             return None
         mode = Mode.SHADOW if self._surroundings.shadow else mode
         limits = (name, per, quantity, limit, burst, on_excess, close_code, notify, mode, when)
-        return Rule(*limits, direction, max_delay, close_after, penalty)
+        return Rule(*limits, direction, max_delay, close_after, penalty, scope)
 
     def _quantity(self) -> Quantity | None:
         """The one quantity; None after a problem."""
@@ -292,6 +293,13 @@ class _RuleReader:
             self._misplaced("penalty", "no penalty: with direction: out it is the server that sends too much", "one")
             return None
         return seconds
+
+    def _scope(self, per: tuple[Per, ...] | None) -> Scope | None:
+        scope = self._reading.optional(self._table, "scope", SCOPE, Scope.CLUSTER)
+        if "scope" in self._table.entries and per == (Per.CONNECTION,):
+            self._misplaced("scope", "no scope: a connection is on one instance anyway", "one for per: connection")
+            return None
+        return scope
 
     def _close_code(self, quantity: Quantity | None, per: tuple[Per, ...] | None) -> int | None:
         default = int(default_close_code(quantity, per)) if quantity and per else int(CloseCode.LIMIT_EXCEEDED)

@@ -17,9 +17,12 @@ from proxy.config.problems import ConfigError, Place, Problem, show
 from proxy.config.reading import Kind, Reading, choice, whole
 from proxy.config.route_schema import read_routes
 from proxy.config.rule_schema import Surroundings, read_rules
+from proxy.config.store_schema import KEYS as STORE_KEYS
+from proxy.config.store_schema import Memory, StoreSettings, read_store, read_store_url
 from proxy.config.tls_schema import ServerTls, read_server_tls
 from proxy.config.upstream_schema import URL, make_upstream, read_upstream, replace_url
 from proxy.config.yaml_nodes import Node, Table, Text
+from proxy.ledger.addresses import StoreAddress
 from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith, Rule
@@ -30,14 +33,11 @@ T = TypeVar("T")
 DEFAULT_LISTEN: Final = TcpAddress("0.0.0.0", 8080)
 DEFAULT_ADMIN: Final = TcpAddress("127.0.0.1", 9901)
 DEFAULT_UPSTREAM: Final = "default"  # the name of the one that --upstream brings without a file
-MEMORY_STORE: Final = "memory://"
-LATER_STORES: Final = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
 
 KEYS: Final = (
-    *("listen", "admin", "upstreams", "store", "identity", "routes", "rules", "mode", "refuse_with"),
+    *("listen", "admin", "upstreams", *STORE_KEYS, "identity", "routes", "rules", "mode", "refuse_with"),
     *("tls", "drain", "limits", "tunnel", "log"),
 )
-LATER_KEYS: Final = ("store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl")
 
 UPSTREAMS_WORDS: Final = "at least one upstream, such as {game: {url: ws://127.0.0.1:9000}}"
 
@@ -67,7 +67,7 @@ class Config:
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
     refuse_with: RefuseWith
-    store: str
+    store: StoreSettings
     tls: ServerTls | None
     drain: float
     limits: Limits
@@ -76,9 +76,12 @@ class Config:
 
     def notes(self) -> list[str]:
         """What is no mistake, but better known."""
+        notes = []
         if self.identity.secret == DOCUMENTED_SECRET:
-            return ["identity.secret is not set: digests of tokens are keyed with a documented secret"]
-        return []
+            notes.append("identity.secret is not set: digests of tokens are keyed with a documented secret")
+        if self.store.address is None and self.store != StoreSettings():
+            notes.append("store is memory://: store_prefix, store_timeout, store_required, on_store_down and holder_ttl are for the others")
+        return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +91,13 @@ class _Flags:
     listen: Address | None
     admin: TcpAddress | None
     upstream: UpstreamUrl | None
-    store: str | None
+    store: StoreAddress | Memory | None
     mode: Mode | None
     replaces_upstream: bool
 
 
-def parse_store(text: str) -> str:
-    """The URL of a store. Raises ValueError with what is expected."""
-    if text.startswith(LATER_STORES):
-        raise ValueError(f"{MEMORY_STORE} (other stores are not supported yet)")
-    if text != MEMORY_STORE:
-        raise ValueError(MEMORY_STORE)
-    return text
-
-
 LISTEN: Final = Kind("host:port or unix:/path", parse_listen)
 ADMIN: Final = Kind("host:port", parse_tcp)
-STORE: Final = Kind(MEMORY_STORE, parse_store)
 MODE: Final = choice(Mode)
 REFUSE_WITH: Final = choice(RefuseWith)
 
@@ -119,7 +112,7 @@ def build(root: Node | None, overrides: Overrides, problems: list[Problem]) -> C
             reading.report(_flag_place("upstream"), URL.expected, "nothing")
             top = None
     else:
-        top = reading.fields(root, "a mapping with at least upstreams", KEYS, LATER_KEYS)
+        top = reading.fields(root, "a mapping with at least upstreams", KEYS)
     config = _read_top(reading, top, flags) if top else None
     if problems or config is None:
         raise ConfigError(problems)
@@ -128,16 +121,20 @@ def build(root: Node | None, overrides: Overrides, problems: list[Problem]) -> C
 
 def _read_flags(reading: Reading, overrides: Overrides) -> _Flags:
     def read(name: str, value: str | None, kind: Kind[T]) -> T | None:
-        return None if value is None else reading.scalar(Text(_flag_place(name), value, show(value)), kind)
+        return None if value is None else reading.scalar(_flag_text(name, value), kind)
 
     return _Flags(
         listen=read("listen", overrides.listen, LISTEN),
         admin=read("admin", overrides.admin, ADMIN),
         upstream=read("upstream", overrides.upstream, URL),
-        store=read("store", overrides.store, STORE),
+        store=None if overrides.store is None else read_store_url(reading, _flag_text("store", overrides.store)),
         mode=Mode.SHADOW if overrides.shadow else None,
         replaces_upstream=overrides.upstream is not None,
     )
+
+
+def _flag_text(name: str, value: str) -> Text:
+    return Text(_flag_place(name), value, show(value))
 
 
 def _flag_place(name: str) -> Place:
@@ -149,7 +146,7 @@ def _read_top(reading: Reading, top: Table, flags: _Flags) -> Config | None:
     admin = reading.optional(top, "admin", ADMIN, DEFAULT_ADMIN)
     listen, admin = flags.listen or listen, flags.admin or admin
     _check_distinct(reading, top, flags, listen, admin)
-    store = reading.optional(top, "store", STORE, MEMORY_STORE)
+    store = read_store(reading, top, flags.store)
     mode = reading.optional(top, "mode", MODE, Mode.ENFORCE)
     refuse_with = reading.optional(top, "refuse_with", REFUSE_WITH, RefuseWith.CLOSE)
     upstreams, upstream_names = _read_upstreams(reading, top, flags)
@@ -171,7 +168,6 @@ def _read_top(reading: Reading, top: Table, flags: _Flags) -> Config | None:
         return None
     if drain is None or limits is None or tunnel is None or log is None:
         return None
-    store = flags.store or store
     return Config(listen, admin, upstreams, identity, routes, rules, refuse_with, store, tls, drain, limits, tunnel, log)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from proxy.ledger.token_bucket import TokenBucket
@@ -101,3 +102,52 @@ class Store(Protocol):
 
     def sweep(self, now: float) -> None:
         """Forget what holds nothing any more. Called about once a second; bounded work."""
+
+
+class StoreDown(Exception):  # noqa: N818 -- a state of the store, and a normal one
+    """The store did not answer. `outcome_known`: it has certainly not done what it was asked for.
+
+    Out of `admit` of a store that the gate uses, it means that nobody is to be admitted while the store is away.
+    """
+
+    def __init__(self, why: str, *, outcome_known: bool) -> None:
+        super().__init__(why)
+        self.outcome_known = outcome_known
+
+
+class StoreState(Enum):
+    """How far a shared store is being shared."""
+
+    UP = "up"  # it decides
+    HEALING = "healing"  # it is there, and is told what it has missed; this instance decides alone
+    DOWN = "down"  # this instance decides alone, or admits everybody or nobody: as configured
+
+
+class StoreEvents(Protocol):
+    """What a shared store tells its owner. Called in the event loop's thread; must not raise, and cost little."""
+
+    def state_changed(self, state: StoreState, why: str) -> None:
+        """`why`: one line without secrets; empty where there is nothing to say."""
+
+    def answered(self, seconds: float) -> None:
+        """A question was answered in time; how long that took."""
+
+    def conflict(self, rule: str) -> None:
+        """A key of this rule holds what is not ours: whom it is about was refused. An empty rule: the listing of holders."""
+
+    def evicts(self, policy: str) -> None:
+        """The server may throw keys away: its maxmemory-policy."""
+
+
+class SharedStore(Store, Protocol):
+    """A store beyond this process."""
+
+    @property
+    def state(self) -> StoreState:
+        """What it is like now."""
+
+    async def start(self) -> str | None:
+        """Returns when it answers, or when it is clear that it does not, with the reason. It goes on trying. Called once."""
+
+    async def stop(self) -> None:
+        """Say good-bye, within a second. Called once."""

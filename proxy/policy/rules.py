@@ -59,6 +59,13 @@ class Mode(Enum):
     SHADOW = "shadow"
 
 
+class Scope(Enum):
+    """Over which instances a rule counts: all that share a store, or each for itself."""
+
+    CLUSTER = "cluster"
+    INSTANCE = "instance"
+
+
 SEAT_QUANTITIES: Final = frozenset((Quantity.CONNECTIONS, Quantity.MEMBERS))
 RATE_QUANTITIES: Final = frozenset((Quantity.UPGRADES, Quantity.MESSAGES, Quantity.BYTES, Quantity.CONTROL_FRAMES))
 FRAME_QUANTITIES: Final = frozenset(
@@ -146,6 +153,7 @@ class Rule:
     max_delay: float = MAX_DELAY
     close_after: CloseAfter | None = None
     penalty: float = 0.0
+    scope: Scope = Scope.CLUSTER
 
     @property
     def shadow(self) -> bool:

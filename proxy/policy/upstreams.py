@@ -101,7 +101,7 @@ def parse_tcp(text: str) -> TcpAddress:
     """`host:port` with port 0 to 65535. Raises ValueError with what is expected."""
     if not text or text.startswith(":"):
         raise ValueError("host:port with a host (0.0.0.0 or [::] for every address)")
-    host, port = _parse_host_and_port(text)
+    host, port = parse_host_and_port(text)
     if port is None:
         raise ValueError("host:port with a port, such as 0.0.0.0:8080 or [::]:8080")
     return TcpAddress(host, port)
@@ -120,7 +120,7 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
         raise ValueError("a URL without user and password")
     if re.search(r"[/?#]", authority):
         raise ValueError("a URL that ends with the host or port: the request's own path goes upstream")
-    host, port = _parse_host_and_port(authority)
+    host, port = parse_host_and_port(authority)
     if port == 0:
         raise ValueError("a port from 1 to 65535")
     return UpstreamUrl(TcpAddress(host, DEFAULT_PORTS[scheme] if port is None else port), scheme in SECURE_SCHEMES)
@@ -147,8 +147,8 @@ def _parse_unix(text: str) -> UnixAddress:
     return UnixAddress(path)
 
 
-def _parse_host_and_port(text: str) -> tuple[str, int | None]:
-    """(host without brackets, port or None)."""
+def parse_host_and_port(text: str) -> tuple[str, int | None]:
+    """(host without brackets, port or None) of `host`, `host:port`, `[::1]:80`. Raises ValueError with what is expected."""
     match = _HOST_AND_PORT.fullmatch(text)
     if not match:
         raise ValueError("a host and a port such as example.org:8080, 127.0.0.1:8080 or [::1]:8080")

@@ -98,7 +98,7 @@ class Surroundings:
 class Half(asyncio.Protocol):
     """One side of a tunnel: reads from its own transport, writes to its peer's."""
 
-    __slots__ = ("farewell", "forward", "heard", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
+    __slots__ = ("farewell", "forward", "heard", "hold", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
 
     peer: Half
 
@@ -111,6 +111,7 @@ class Half(asyncio.Protocol):
         self.said = False
         self.heard = False
         self.left = False
+        self.hold: asyncio.Handle | None = None  # when the frame at which the walker halted is asked about again
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
 
@@ -308,19 +309,27 @@ class Tunnel:
         half.pause()
         # Whole milliseconds, rounded up: an event loop's timers know no others, and one that fires early asks for nothing.
         wait = ceil(max(0.0, meter.hold_until - time.monotonic()) * 1000) / 1000
-        self._loop.call_later(wait, self._ask_again, half)
+        half.hold = self._loop.call_later(wait, self._ask_again, half)
 
     def _let_others_go_first(self, half: Half) -> None:
         """Too many frames for one turn of the loop: the rest comes in the next, and nothing more is read until then."""
         half.pause()
-        self._loop.call_soon(self._ask_again, half)
+        half.hold = self._loop.call_soon(self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
+        half.hold = None
         if half.left or half.heard:
             return
         half.walker.resume()
         half.data_received(b"")
         half.resume()  # only now: where the next frame is held at once, the transport has never begun to read
+
+    def _let_go(self, half: Half) -> None:
+        """Nobody waits for a frame any more that is held: it, and what comes, goes nowhere."""
+        if half.hold is not None:
+            half.hold.cancel()
+            half.hold = None
+            half.resume()
 
     def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
         """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""
@@ -377,12 +386,14 @@ class Tunnel:
                 if not half.left:
                     half.left = True
                     self._around.lingering.adopt(half.transport, half.walker)
+                self._let_go(half)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
                 walker = half.walker
                 walker.stop_judging()
                 walker.resume()
                 walker.receive_data(b"", 0.0)
+                self._let_go(half)
                 if walker.halt is Turn.OVER:
                     self._let_others_go_first(half)
         if self.client.left and self.upstream.left:

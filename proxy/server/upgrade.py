@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from proxy.ledger.store import Denial, Grant, Store
+from proxy.ledger.store import Denial, Grant, Store, StoreDown
 from proxy.log import Log
 from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
@@ -48,6 +48,7 @@ from proxy.wire.handshake import (
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
 NOTHING_AGREED: Final = Agreed(rsv1=False, lenient=False, header=b"")
+STORE_DOWN: Final = "limits cannot be looked up at the moment"
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
 
@@ -175,6 +176,9 @@ class UpgradePath:
         except UpstreamError as error:
             connection.result = _RESULT_OF_STATUS[error.status]
             self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
+        except StoreDown:
+            connection.result = Result.UNAVAILABLE
+            self._answer(transport, unavailable(STORE_DOWN))
         except asyncio.CancelledError:
             if connection.early:
                 connection.result = Result.BAD_REQUEST

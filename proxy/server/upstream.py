@@ -7,6 +7,7 @@ an UpstreamError. Whoever cancels a dial leaves no socket behind.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -72,6 +73,8 @@ class Dialer:
         except TimeoutError:
             raise UpstreamError("the upstream does not accept the connection", 504) from None
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UpstreamError("no more files can be opened", 503) from None  # it is we who are full
             raise UpstreamError(f"the upstream cannot be reached: {_reason(error)}", 502) from None
         deadline = self._wheel.call_later(upstream.handshake_timeout, partial(_time_out, answer))
         try:

@@ -243,9 +243,9 @@ class Vigil:
             yield self._upstream_backlog.since + patience.slow_reader, SLOW_UPSTREAM
 
     def _is_silent(self, now: float) -> bool:
-        """Has the client got all that was for it, and said nothing for long?"""
+        """Has the client got all that was for it, and said nothing for long? Looks are whole periods apart but for a tick."""
         interval = self._rounds.patience.ping_interval
-        return bool(interval) and self._client_backlog is None and self._heard + interval <= now + SLACK
+        return bool(interval) and self._client_backlog is None and self._heard + interval <= now + TICK
 
 
 def _first(one: tuple[float, Overdue]) -> float:

@@ -82,9 +82,18 @@ class Message(IntEnum):
     DROPPING = 2
 
 
+# Names of this module, since looking up an enum's member costs more than comparing with it.
+_NONE: Final = Message.NONE
+_PASSING: Final = Message.PASSING
+_DROPPING: Final = Message.DROPPING
+_CONTINUATION: Final = int(Opcode.CONTINUATION)
+_BINARY: Final = int(Opcode.BINARY)
+_CLOSE: Final = int(Opcode.CLOSE)
+_PONG: Final = int(Opcode.PONG)
 _PASS = Verdict.PASS
 _DROP = Verdict.DROP
 _HOLD = Verdict.HOLD
+_OVER: Final = Turn.OVER
 _UNFINISHED: Final = (Verdict.HOLD, Verdict.CLOSE, Turn.OVER)  # what `resume` undoes
 
 Judge = Callable[[int, int, float], Verdict]
@@ -128,6 +137,8 @@ class FrameWalker:
         "_low",
         "_mask_bit",
         "_mask_size",
+        "_medium_overhead",
+        "_medium_second",
         "_message",
         "_overhead",
         "_remaining",
@@ -136,6 +147,7 @@ class FrameWalker:
         "_short_first",
         "_skipping",
         "_tail",
+        "_tail_start",
         "_watched",
         "attention",
         "controls",
@@ -157,6 +169,9 @@ class FrameWalker:
         self._low = overhead - 1
         self._high = overhead + MAX_CONTROL_PAYLOAD + 1
         self._short_delta = self._mask_bit - overhead
+        # The same for a length of 16 bits: one that is the chunk's, less the header. At this size all four bytes of it are there.
+        self._medium_second = self._mask_bit | 126
+        self._medium_overhead = overhead + 2
         self._short_first = b"\x81\x82\xc1\xc2" if rsv1 and not lenient else b"\x81\x82"
         self._reserved = 0 if lenient else RSV_BITS & ~RSV1 if rsv1 else RSV_BITS
         self._lenient = lenient
@@ -164,9 +179,10 @@ class FrameWalker:
         self._busy = False  # anything but "between messages, nothing held, nothing to watch"
         self._remaining = 0  # payload bytes of the current frame that are still to come
         self._skipping = False  # the current frame is not forwarded
-        self._message = Message.NONE
+        self._message = _NONE
         self._watched = False
         self._tail = b""
+        self._tail_start = 0  # what stands before it was read before a HOLD; to cut it off at each would copy a chunk once a frame
         self.halt: Halt | None = None
         self.attention = False  # somebody must look at this walker before the next chunk
         # While `attention` is set: the last place in what was returned last, its ends included, where a control frame of ours may
@@ -193,7 +209,7 @@ class FrameWalker:
     @property
     def in_message(self) -> bool:
         """What was forwarded so far ends inside a message: only a control frame of ours may follow it."""
-        return self.in_frame or self._message is Message.PASSING
+        return self.in_frame or self._message is _PASSING
 
     @property
     def _over(self) -> bool:
@@ -203,7 +219,7 @@ class FrameWalker:
     @property
     def held(self) -> int:
         """Bytes held until they are whole, or until `resume`."""
-        return len(self._tail)
+        return len(self._tail) - self._tail_start
 
     def watch(self) -> None:
         """Keep `attention` set and tell `frame_end` and `message_end` of every chunk from now on, until `unwatch`."""
@@ -227,28 +243,41 @@ class FrameWalker:
     def receive_data(self, data: bytes, now: float) -> bytes:
         """Return the bytes that go on. Afterwards, if `attention` is set, look at `halt`."""
         size = len(data)
-        if (
-            not self._busy
-            and self._low < size < self._high
-            and data[1] == size + self._short_delta
-            and (first := data[0]) in self._short_first
-        ):
-            length = size - self._overhead
-            judge = self._judge
-            if judge is None or not (verdict := judge(first, length, now)):
-                self.messages += 1
-                self.payload_bytes += length
-                return data
-            self._busy = self.attention = True
-            self.frame_end = self.message_end = 0
-            if verdict is _DROP:
-                self.messages += 1
-                self.payload_bytes += length
-            else:
-                self.halt = verdict
-                self._tail = data
-            return b""
+        if not self._busy and self._low < size:
+            if size < self._high:
+                if data[1] == size + self._short_delta and (first := data[0]) in self._short_first:
+                    length = size - self._overhead
+                    judge = self._judge
+                    if judge is None or not (verdict := judge(first, length, now)):
+                        self.messages += 1
+                        self.payload_bytes += length
+                        return data
+                    return self._stop(data, length, verdict)
+            elif (
+                data[1] == self._medium_second
+                and data[2] << 8 | data[3] == size - self._medium_overhead
+                and (first := data[0]) in self._short_first
+            ):
+                length = size - self._medium_overhead
+                judge = self._judge
+                if judge is None or not (verdict := judge(first, length, now)):
+                    self.messages += 1
+                    self.payload_bytes += length
+                    return data
+                return self._stop(data, length, verdict)
         return self._walk(data, now)
+
+    def _stop(self, data: bytes, length: int, verdict: Verdict) -> bytes:
+        """A chunk that is one whole message does not pass."""
+        self._busy = self.attention = True
+        self.frame_end = self.message_end = 0
+        if verdict is _DROP:
+            self.messages += 1
+            self.payload_bytes += length
+        else:
+            self.halt = verdict
+            self._tail = data
+        return b""
 
     def _walk(self, data: bytes, now: float) -> bytes:
         """The general case. One loop over the frames of the chunk; positions index into `data`, nothing is copied on the way."""
@@ -256,23 +285,32 @@ class FrameWalker:
             if self.halt in _UNFINISHED:
                 self._tail += data
             self.frame_end = 0  # a walker halts between frames only
-            self.message_end = -1 if self._message is Message.PASSING else 0
+            self.message_end = -1 if self._message is _PASSING else 0
             return b""
+        start = 0
         if self._tail:
-            data = self._tail + data
+            if data:
+                data = self._tail[self._tail_start :] + data
+            else:
+                data = self._tail
+                start = self._tail_start
             self._tail = b""
+            self._tail_start = 0
         size = len(data)
-        position = 0
+        position = start
         frames = TURN  # that may still be read
-        run = 0  # where the bytes begin that pass and are not in `pieces` yet
-        skipped = 0  # bytes of `data` before `position` that do not go on
+        run = start  # where the bytes begin that pass and are not in `pieces` yet
+        skipped = start  # bytes of `data` before `position` that do not go on
         pieces: list[bytes] = []
         remaining = self._remaining
         skipping = self._skipping
         message = self._message
         judge = self._judge
+        overhead = self._overhead
+        mask_bit = self._mask_bit
+        short_first = self._short_first
         frame_end = -1 if remaining and not skipping else 0
-        message_end = -1 if message is Message.PASSING else frame_end
+        message_end = -1 if message is _PASSING else frame_end
         while True:
             if remaining > size - position:
                 remaining -= size - position
@@ -288,25 +326,34 @@ class FrameWalker:
                     run = position
                     skipping = False
                 frame_end = position - skipped
-                if message is not Message.PASSING:
+                if message is not _PASSING:
                     message_end = frame_end
             if position == size:
                 break
             if not frames:
-                self.halt = Turn.OVER
+                self.halt = _OVER
                 self.attention = True
                 break
             frames -= 1
-            header = self._header(data, position, size, message)
-            if header is None:
-                break
-            first, header_size, length = header
+            first = data[position]
+            header_size = overhead
+            # A small whole message needs no more than this to be proved good; anything else goes the long way.
+            if (
+                message
+                or size - position < overhead
+                or first not in short_first
+                or not 0 <= (length := data[position + 1] - mask_bit) <= MAX_CONTROL_PAYLOAD
+            ):
+                header = self._header(data, position, size, message)
+                if header is None:
+                    break
+                first, header_size, length = header
             opcode = first & OPCODE_BITS
-            if opcode >= Opcode.CLOSE:
-                if opcode == Opcode.CLOSE:
+            if opcode >= _CLOSE:
+                if opcode == _CLOSE:
                     self._close(data, position, header_size, length, size)
                     break
-                if opcode == Opcode.PONG and self.own_pong is not None and length == len(self.own_pong):
+                if opcode == _PONG and self.own_pong is not None and length == len(self.own_pong):
                     end = position + header_size + length
                     if size < end:
                         break
@@ -317,23 +364,23 @@ class FrameWalker:
                         skipped += end - position
                         run = position = end
                         continue
-            if message is Message.DROPPING and opcode == Opcode.CONTINUATION:
+            if message is _DROPPING and opcode == _CONTINUATION:
                 skipping = True
             elif judge is not None and (verdict := judge(first, length, now)):
                 self.attention = True
-                if verdict is not _DROP or opcode == Opcode.CONTINUATION:
+                if verdict is not _DROP or opcode == _CONTINUATION:
                     self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE
                     break
                 skipping = True
-            self._data = opcode < Opcode.CLOSE
+            self._data = opcode < _CLOSE
             if self._data:
                 self.payload_bytes += length
                 if opcode:
                     self.messages += 1
                 if first & FIN:
-                    message = Message.NONE
+                    message = _NONE
                 elif opcode:
-                    message = Message.DROPPING if skipping else Message.PASSING
+                    message = _DROPPING if skipping else _PASSING
             else:
                 self._note_control(opcode, now)
             if skipping:
@@ -344,14 +391,17 @@ class FrameWalker:
             remaining = length
             if not remaining and not skipping:
                 frame_end = position - skipped
-                if message is not Message.PASSING:
+                if message is not _PASSING:
                     message_end = frame_end
         self._remaining = remaining
         self._skipping = skipping
         self._message = message
         self.frame_end = frame_end
         self.message_end = message_end
-        if position < size:
+        if self.halt is _HOLD or self.halt is _OVER:
+            self._tail = data
+            self._tail_start = position
+        elif position < size:
             self._tail = b"" if self._over else data[position:]
         self._busy = bool(remaining or skipping or message or self._tail or self.attention)
         if run == 0 and position == size:
@@ -389,8 +439,8 @@ class FrameWalker:
             return "frame is not masked" if self._mask_bit else "frame of a server is masked"
         if first & self._reserved:
             return "reserved bit set without an extension"
-        if opcode >= Opcode.CLOSE:
-            if opcode > Opcode.PONG and not self._lenient:
+        if opcode >= _CLOSE:
+            if opcode > _PONG and not self._lenient:
                 return "reserved opcode"
             if length > MAX_CONTROL_PAYLOAD:
                 return "control frame longer than 125 bytes"
@@ -398,14 +448,14 @@ class FrameWalker:
                 return "fragmented control frame"
             if first & RSV1 and not self._lenient:
                 return "compressed control frame"
-        elif opcode == Opcode.CONTINUATION:
-            if message is Message.NONE:
+        elif opcode == _CONTINUATION:
+            if message is _NONE:
                 return "continuation without a start"
             if first & RSV1 and not self._lenient:
                 return "reserved bit set on a continuation"
-        elif opcode > Opcode.BINARY and not self._lenient:
+        elif opcode > _BINARY and not self._lenient:
             return "reserved opcode"
-        elif message is not Message.NONE:
+        elif message is not _NONE:
             return "new message inside a fragmented one"
         return None
 
@@ -421,7 +471,7 @@ class FrameWalker:
         try:
             code, reason = parse_close(self._payload(data, end, length))
         except ProtocolError as error:
-            self.halt = error
+            self.halt = error.with_traceback(None)  # which would lead back to this walker, and keep it in memory
         else:
             self.halt = CloseFrame(code, reason, data[position:end])
         self.attention = True

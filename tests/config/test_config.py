@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import proxy
-from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, TunnelSettings, load, parse
+from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, StoreSettings, TunnelSettings, load, parse
 from proxy.config.operation_schema import KEEPALIVE_KEYS, LIMITS_KEYS, LOG_KEYS, TUNNEL_KEYS
 from proxy.config.rule_schema import KEYS as RULE_KEYS
 from proxy.config.schema import DEFAULT_ADMIN, DEFAULT_LISTEN, KEYS
+from proxy.config.store_schema import STORE_WORDS
 from proxy.config.tls_schema import SERVER_KEYS, UPSTREAM_KEYS
 from proxy.config.upstream_schema import KEYS as BACKEND_KEYS
 from proxy.config.yaml_nodes import MAX_FILE
@@ -32,7 +33,7 @@ def mistake(path: Path | str, overrides: Overrides | None = None) -> str:
 def test_the_shipped_configuration_spells_out_the_defaults_and_starts_without_an_environment() -> None:
     config = load(str(SHIPPED / "wsgate.yaml"), {})
     assert (config.listen, config.admin, config.identity) == (DEFAULT_LISTEN, DEFAULT_ADMIN, IdentityRules())
-    assert (config.refuse_with, config.store) == (RefuseWith.CLOSE, "memory://")
+    assert (config.refuse_with, config.store) == (RefuseWith.CLOSE, StoreSettings())
     assert config.upstreams == {"game": Upstream("game", TcpAddress("127.0.0.1", 9000))}
     assert (config.tls, config.drain) == (None, 8.0)
     assert (config.limits, config.tunnel, config.log) == (Limits(), TunnelSettings(), LogSettings())
@@ -87,7 +88,7 @@ def test_a_file_that_is_not_there_is_a_mistake_beside_those_in_flags(tmp_path: P
     assert mistake(file) == f"{file}: expected a file that can be read, found No such file or directory"
     assert mistake(tmp_path) == f"{tmp_path}: expected a file that can be read, found Is a directory"
     assert mistake("a\0b") == "a\0b: expected the path of a file, found one that no file can have"
-    assert mistake(file, Overrides(store="x")).splitlines()[1] == '--store: expected memory://, found "x"'
+    assert mistake(file, Overrides(store="x")).splitlines()[1] == f'--store: expected {STORE_WORDS}, found "x"'
 
 
 def test_a_file_that_is_read_once_may_be_a_pipe(tmp_path: Path) -> None:

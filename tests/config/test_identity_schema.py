@@ -202,11 +202,11 @@ def test_a_folder_is_no_secret(tmp_path: Path, mistakes: Mistakes) -> None:
         "tls: {certificate: '/nowhere/${SECRET}', key: 'tests/${SECRET}'}",
         "drain: ${SECRET}\nlimits: {max_connections: '${SECRET}', head_size: '${SECRET}'}\nlog: {level: '${SECRET}', access: '${SECRET}'}",
         "tunnel: {buffer: '${SECRET}', keepalive: {idle: '${SECRET}', count: '${SECRET}'}, user_timeout: '${SECRET}'}",
-        "store: redis://user:hunter2@host",
+        "store: redis://user:hunter2@host/x",
     ],
 )
 def test_no_mistake_repeats_a_secret(text: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse("upstreams: {game: {url: 'ws://u:hunter2@h'}}\n" + text, "f", {"SECRET": "hunter2"}, Overrides(store="redis://:hunter2@h"))
+        parse("upstreams: {game: {url: 'ws://u:hunter2@h'}}\n" + text, "f", {"SECRET": "hunter2"}, Overrides(store="redis://:hunter2@h/x"))
     told = str(error.value).replace('"hunter2/hunter3"', "")
     assert "hunter2" not in told

@@ -8,7 +8,20 @@ import pytest
 
 from proxy.config import Config, Overrides
 from proxy.config.reading import any_of
-from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, LISTS_ALLOWED, CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
+from proxy.policy.rules import (
+    LEGAL_ON_EXCESS,
+    LEGAL_PER,
+    LISTS_ALLOWED,
+    CloseAfter,
+    Direction,
+    Mode,
+    OnExcess,
+    Per,
+    Quantity,
+    Rule,
+    Scope,
+    When,
+)
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
@@ -20,7 +33,7 @@ NUMBERS = {"connections": 3, "members": 2000, "upgrades": 5.0, "messages": 10.0,
 NUMBERS |= {"bytes": 65536.0, "control_frames": 2.0, "fragments": 64}
 NAME = "a name of at most 64 letters, digits, - _ or ., beginning with a letter or digit"
 QUANTITIES = "connections, members, upgrades, messages, message_size, bytes, control_frames"
-KEYS = f"name, per, {QUANTITIES}, fragments, burst, when, on_excess, notify, close_code, mode, direction, max_delay, close_after or penalty"
+KEYS = f"name, per, {QUANTITIES}, fragments, burst, when, on_excess, notify, close_code, mode, direction, max_delay, close_after, penalty or scope"
 RATE = "a rate such as 10/s, 600/min, 5/h or 0.5/s"
 BYTE_RATE = "a rate of bytes such as 4096/s, 64KiB/s or 100MiB/h"
 SIZE = "a size such as 512, 16KiB or 1MiB"
@@ -173,10 +186,24 @@ def test_shadow_at_the_top_makes_every_rule_a_shadow(config: Read) -> None:
     assert config(text + "mode: enforce").rules == enforced
 
 
-def test_the_key_of_a_later_issue_is_not_supported_yet(mistakes: Mistakes) -> None:
-    assert mistakes("rules: [{name: r, per: user, messages: 1/s, scope: 1}]") == [
-        f"2:45: rules[0].scope: expected {KEYS}, found scope, which is not supported yet"
-    ]
+def test_a_scope_is_read_and_is_the_cluster_by_default(config: Read) -> None:
+    text = "rules: [{name: a, per: ip, connections: 1}, {name: b, per: ip, connections: 1, scope: instance}, {name: c, per: ip, upgrades: 1/s, scope: cluster}]"
+    assert [rule.scope for rule in config(text).rules] == [Scope.CLUSTER, Scope.INSTANCE, Scope.CLUSTER]
+
+
+@pytest.mark.parametrize(
+    ("rule", "mistake"),
+    [
+        ("per: ip, connections: 1, scope: local", '2:51: rules[0].scope: expected cluster or instance, found "local"'),
+        ("per: ip, connections: 1, scope:", "2:50: rules[0].scope: expected cluster or instance, found nothing"),
+        (
+            "per: connection, messages: 1/s, scope: instance",
+            "2:51: rules[0].scope: expected no scope: a connection is on one instance anyway, found one for per: connection",
+        ),
+    ],
+)
+def test_a_wrong_scope_is_told_where_it_stands(rule: str, mistake: str, mistakes: Mistakes) -> None:
+    assert mistakes(f"rules: [{{name: r, {rule}}}]") == [mistake]
 
 
 @pytest.mark.parametrize(

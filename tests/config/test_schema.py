@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, TunnelSettings, default, parse
-from proxy.config.schema import parse_store
+from proxy.config import Config, ConfigError, Limits, LogSettings, Overrides, StoreSettings, TunnelSettings, default, parse
 from proxy.policy.identity import IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith
@@ -14,7 +13,8 @@ from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTl
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
 
-KEYS = "listen, admin, upstreams, store, identity, routes, rules, mode, refuse_with, tls, drain, limits, tunnel or log"
+STORE_KEYS = "store, store_prefix, store_timeout, store_required, on_store_down, holder_ttl"
+KEYS = f"listen, admin, upstreams, {STORE_KEYS}, identity, routes, rules, mode, refuse_with, tls, drain, limits, tunnel or log"
 UPSTREAM_KEYS = "url, connect_timeout, handshake_timeout, tls or max_pending"
 UPSTREAMS = "at least one upstream, such as {game: {url: ws://127.0.0.1:9000}}"
 URL = "a URL such as ws://host:port (or wss, http, https), or unix:/path"
@@ -37,7 +37,7 @@ def test_only_upstreams_are_required_and_the_rest_is_as_the_contract_says(config
         routes=(Route("default", "/{rest*}", "game"),),
         rules=(),
         refuse_with=RefuseWith.CLOSE,
-        store="memory://",
+        store=StoreSettings(),
         tls=None,
         drain=8.0,
         limits=Limits(),
@@ -50,7 +50,7 @@ def test_every_key_is_read(config: Read) -> None:
     read = config(
         "listen: unix:/run/gate.sock\nadmin: '[::1]:0'\nstore: memory://\nmode: shadow\nrefuse_with: http\nrules: [{name: r, per: ip, connections: 1}]"
     )
-    assert (read.listen, read.admin, read.store) == (UnixAddress("/run/gate.sock"), TcpAddress("::1", 0), "memory://")
+    assert (read.listen, read.admin, read.store) == (UnixAddress("/run/gate.sock"), TcpAddress("::1", 0), StoreSettings())
     assert (read.refuse_with, read.rules[0].mode) == (RefuseWith.HTTP, Mode.SHADOW)
 
 
@@ -62,22 +62,6 @@ def test_a_missing_secret_is_noted_and_one_that_is_there_is_not(config: Read) ->
 def test_several_upstreams_are_read_by_name() -> None:
     text = TWO.replace("ws://b", "unix:/run/b.sock")
     assert parse(text, "f", {}).upstreams == {"a": Upstream("a", TcpAddress("a", 80)), "b": Upstream("b", UnixAddress("/run/b.sock"))}
-
-
-@pytest.mark.parametrize("later", ["store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl"])
-def test_keys_of_later_issues_are_not_supported_yet(later: str, mistakes: Mistakes) -> None:
-    assert mistakes(f"{later}: x") == [f"2:1: {later}: expected {KEYS}, found {later}, which is not supported yet"]
-
-
-@pytest.mark.parametrize("store", ["redis://h", "rediss://h", "redis+sentinel://h", "redis+cluster://h"])
-def test_stores_of_later_issues_are_not_supported_yet(store: str, mistakes: Mistakes) -> None:
-    assert mistakes(f"store: {store}") == [f'2:8: store: expected memory:// (other stores are not supported yet), found "{store}"']
-
-
-@pytest.mark.parametrize("store", ["", "memory", "memory:///", "memory://x", "postgres://h"])
-def test_what_is_no_store_is_not_promised_for_later(store: str) -> None:
-    with pytest.raises(ValueError, match=r"^memory://$"):
-        parse_store(store)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +201,10 @@ def test_the_upstream_flag_does_not_choose_among_several() -> None:
             '--admin: expected a host and a port such as example.org:8080, 127.0.0.1:8080 or [::1]:8080, found "unix:/x"',
         ),
         (Overrides(upstream="h:1"), f'--upstream: expected {URL}, found "h:1"'),
-        (Overrides(store="redis://:pw@h"), '--store: expected memory:// (other stores are not supported yet), found "redis://...@h"'),
+        (
+            Overrides(store="redis://:pw@h:x"),
+            '--store: expected a host and a port such as example.org:8080, 127.0.0.1:8080 or [::1]:8080, found "redis://..."',
+        ),
         (Overrides(listen="127.0.0.1:9901"), "--listen: expected different addresses for listen and admin, found the same for both"),
         (Overrides(admin="0.0.0.0:8080"), "--admin: expected different addresses for listen and admin, found the same for both"),
     ],

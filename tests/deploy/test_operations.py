@@ -32,7 +32,7 @@ def test_prometheus_configuration_and_rules_are_right(programs: dict[str, Path])
     folder = ROOT / "deploy" / "prometheus"
     done = subprocess.run([programs["promtool"], "check", "config", folder / "prometheus.yml"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 rules found" in done.stdout
+    assert "10 rules found" in done.stdout
 
 
 def test_what_is_exposed_is_as_prometheus_wants_it(programs: dict[str, Path]) -> None:
@@ -90,8 +90,15 @@ async def _until(address: str, query: str, expected: str) -> None:
             await asyncio.sleep(0.05)
 
 
-def test_the_gate_of_compose_is_a_good_configuration() -> None:
-    load(str(ROOT / "deploy" / "compose" / "gate.yaml"), {"WSGATE_SECRET": "x"})
+COMPOSE_ENVIRON = {"WSGATE_SECRET": "x", "REDIS_PASSWORD": "y"}
+
+
+def test_the_gate_of_compose_is_a_good_configuration_and_shares_its_limits() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    assert compose["services"]["gate"]["environment"].keys() == COMPOSE_ENVIRON.keys()
+    store = load(str(ROOT / "deploy" / "compose" / "gate.yaml"), COMPOSE_ENVIRON).store
+    assert store.address is not None
+    assert (store.address.password, store.address.endpoints[0].host) == ("y", "redis")
 
 
 def test_compose_names_files_that_are_there_and_stops_no_sooner_than_the_gate_drains() -> None:
@@ -100,7 +107,7 @@ def test_compose_names_files_that_are_there_and_stops_no_sooner_than_the_gate_dr
     for service in compose["services"].values():
         for volume in service.get("volumes", []):
             assert (ROOT / "deploy" / volume.split(":")[0]).is_file()
-    drain = load(str(ROOT / "deploy" / "compose" / "gate.yaml"), {"WSGATE_SECRET": "x"}).drain
+    drain = load(str(ROOT / "deploy" / "compose" / "gate.yaml"), COMPOSE_ENVIRON).drain
     assert drain < float(compose["services"]["gate"]["stop_grace_period"].removesuffix("s"))
 
 

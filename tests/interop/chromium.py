@@ -156,3 +156,5 @@ async def devtools(address: str) -> AsyncIterator[DevTools]:
             yield tools
         finally:
             reading.cancel()
+            socket.transport.abort()  # no closing handshake with who is ended next
+            await socket.wait_closed()

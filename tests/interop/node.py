@@ -29,11 +29,9 @@ async def run_script(script: str, **settings: object) -> Any:
 
 
 @asynccontextmanager
-async def node_server() -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
-    """Run ws_server.js; yields its URL, and its further output."""
-    process = await asyncio.create_subprocess_exec(
-        "node", SCRIPTS / "ws_server.js", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+async def node_server(script: str = "ws_server.js") -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
+    """Run a server whose first line of output is its port; yields its URL, and its further output. It ends with its input."""
+    process = await asyncio.create_subprocess_exec("node", SCRIPTS / script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     try:

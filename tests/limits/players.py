@@ -175,11 +175,11 @@ class Lobby:
         self._way = way
         self._stack = stack
 
-    async def knock(self, who: Who) -> Player:
-        """Ask for an upgrade, and read the head of the answer."""
-        headers, local = [], f"127.0.0.{who.number}"
+    async def knock(self, who: Who, *headers: str) -> Player:
+        """Ask for an upgrade, and read the head of the answer. `headers`: further lines."""
+        local = f"127.0.0.{who.number}"
         if self._way is Way.FORWARDED:
-            headers, local = [f"X-Forwarded-For: 192.0.2.{os.urandom(1)[0]}, 203.0.113.{who.number}"], "127.0.0.1"
+            headers, local = (*headers, f"X-Forwarded-For: 192.0.2.{os.urandom(1)[0]}, 203.0.113.{who.number}"), "127.0.0.1"
         client = await self._stack.enter_async_context(raw_client(self._gate.port, local))
         await client.send(upgrade_head(who.target, *headers))
         return Player(client, (await client.head()).decode("latin-1"))

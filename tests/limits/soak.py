@@ -43,12 +43,13 @@ SEAT_RULES = ("nobody", "user-connections", "ip-connections", "room-members")
 
 @dataclass
 class Crowd:
-    """Clients of one gate; `ends` counts how their lives ended, and `oddities` holds what should not have been."""
+    """Clients of one gate; `ends` counts how their lives ended, and `unanswered` names the kinds that waited in vain."""
 
     port: int
     chance: random.Random
     ends: Counter[str] = field(default_factory=Counter)
-    oddities: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    wrong_echoes: int = 0
 
     def head(self, place: str, users: int = USERS) -> bytes:
         """An upgrade of one of many users, addresses and rooms."""
@@ -67,7 +68,7 @@ class Crowd:
                     self.ends[await kind(self, client)] += 1
             except TimeoutError:
                 self.ends["nobody answered"] += 1
-                self.oddities.append(kind.__name__)
+                self.unanswered.append(kind.__name__)
             except (ConnectionError, asyncio.IncompleteReadError):
                 self.ends["cut off"] += 1
 
@@ -91,8 +92,9 @@ class Crowd:
             first, heard = await client.frame()
             if first == CLOSE:
                 return f"close {int.from_bytes(heard[:2], 'big')}"
-            if heard != said:
-                self.oddities.append("an echo that is none")
+            if heard.startswith(b'{"type":"error"'):  # its user floods on another connection, so this message was dropped
+                return await self.ended_by_close(client, "drops")
+            self.wrong_echoes += heard != said
         return None
 
     async def ended_by_close(self, client: RawClient, end: str) -> str:

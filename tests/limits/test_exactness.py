@@ -38,11 +38,11 @@ class Arena:
         self.arrived = arrived
         self._backends: list[RawConnection] = []
 
-    async def enter(self, who: Who = ANN) -> tuple[Player, RawConnection]:
-        """A player, and the backend's end of its connection."""
-        knocking = asyncio.create_task(self.players.knock(who))
+    async def enter(self, who: Who = ANN, *, offer: str = "", answer: str = "") -> tuple[Player, RawConnection]:
+        """A player, and the backend's end of its connection. `offer` and `answer`: of extensions."""
+        knocking = asyncio.create_task(self.players.knock(who, *([f"Sec-WebSocket-Extensions: {offer}"] if offer else [])))
         backend = await self.backend()
-        await backend.accept()
+        await backend.accept(*([f"Sec-WebSocket-Extensions: {answer}"] if answer else []))
         player = await knocking
         assert player.status == 101
         return player, backend
@@ -317,6 +317,31 @@ async def test_a_limit_towards_the_client_may_close() -> None:
         await Words("message_rate_limit_exceeded", 4008).end(player)
         first, payload = await backend.frame()
         assert (first, payload[:2]) == (CLOSE, (1008).to_bytes(2, "big"))
+
+
+@pytest.mark.parametrize("answer", ["", "permessage-deflate", "permessage-deflate; server_no_context_takeover"])
+async def test_where_a_missing_message_would_garble_the_next_a_drop_towards_the_client_closes(answer: str) -> None:
+    async with arena("per: user, messages: 1/min, burst: 1, direction: out") as one:
+        player, backend = await one.enter(offer="permessage-deflate; client_max_window_bits", answer=answer)
+        assert backend.fields["sec-websocket-extensions"] == "permessage-deflate; client_max_window_bits; server_no_context_takeover"
+        assert player.header("Sec-WebSocket-Extensions") == (answer or None)
+        first = TEXT | (0x40 if answer else 0)
+        message = bytes((first,)) + build_frame(Opcode.TEXT, b"deflated")[1:]
+        await backend.send(message + message)
+        assert await player.client.frame() == (first, b"deflated")
+        words = Words("message_rate_limit_exceeded", 4008, retry=(59_000, 60_000))
+        if answer == "permessage-deflate":
+            await words.end(player)
+        else:
+            words.fit_error(await player.notice())
+            await backend.send(build_frame(Opcode.PING, b"alive"))
+            assert (await player.client.frame())[1] == b"alive"
+
+
+async def test_without_a_rule_that_drops_towards_the_client_offers_go_as_they_are() -> None:
+    async with arena("per: user, messages: 1/s, burst: 1", "per: user, bytes: 1/s, direction: out") as one:
+        _, backend = await one.enter(offer="permessage-deflate")
+        assert backend.fields["sec-websocket-extensions"] == "permessage-deflate"
 
 
 # --- floods of frames that are no messages -----------------------------------------------------------------------------------------

@@ -64,30 +64,92 @@ WALKER = (
         COMMON_PATH,
     ),
     Mutant("opening_fragment_taken_for_a_whole_message", FRAMES, 'else b"\\x81\\x82"', 'else b"\\x81\\x82\\x01\\x02"', (*FRAGMENTS, *DROP)),
-    Mutant("common_path_in_the_middle_of_a_message", FRAMES, "            not self._busy\n", "            not self._tail\n", FAULTS),
+    Mutant("common_path_in_the_middle_of_a_message", FRAMES, "if not self._busy and self._low", "if not self._tail and self._low", FAULTS),
     Mutant(
         "common_path_copies",
         FRAMES,
-        "                return data\n            self._busy = self.attention",
-        "                return bytes(bytearray(data))\n            self._busy = self.attention",
+        "                        return data\n",
+        "                        return bytes(bytearray(data))\n",
         ONE_FRAME,
     ),
     Mutant(
         "common_path_forgets_the_judge",
         FRAMES,
-        "judge is None or not (verdict := judge(first, length, now))",
-        "True or (verdict := 0)",
+        "length = size - self._overhead\n                    judge = self._judge\n",
+        "length = size - self._overhead\n                    judge = None\n",
         DROP,
     ),
     Mutant(
         "common_path_forwards_what_was_dropped",
         FRAMES,
-        '            return b""\n        return self._walk(data, now)',
-        "            return data\n        return self._walk(data, now)",
+        '            self._tail = data\n        return b""\n',
+        "            self._tail = data\n        return data\n",
         DROP,
     ),
-    Mutant("common_path_loses_what_is_held", FRAMES, "                self._tail = data\n", '                self._tail = b""\n', HOLD),
-    Mutant("common_path_leaves_old_places", FRAMES, "            self.frame_end = self.message_end = 0\n", "", PLACES),
+    Mutant(
+        "common_path_loses_what_is_held",
+        FRAMES,
+        "            self.halt = verdict\n            self._tail = data\n",
+        "            self.halt = verdict\n",
+        HOLD,
+    ),
+    Mutant("common_path_leaves_old_places", FRAMES, "        self.frame_end = self.message_end = 0\n", "", PLACES),
+    Mutant(
+        "medium_path_does_not_prove_the_mask",
+        FRAMES,
+        "self._medium_second = self._mask_bit | 126",
+        "self._medium_second = 254",
+        COMMON_PATH,
+    ),
+    Mutant(
+        "medium_path_does_not_prove_the_length",
+        FRAMES,
+        "and data[2] << 8 | data[3] == size - self._medium_overhead",
+        "and True",
+        COMMON_PATH,
+    ),
+    Mutant(
+        "medium_path_looks_at_half_of_the_length",
+        FRAMES,
+        "and data[2] << 8 | data[3] ==",
+        "and data[3] ==",
+        ("tests/wire/test_frames.py::test_whole_frames_with_a_length_of_16_bits_take_the_short_way",),
+    ),
+    Mutant(
+        "medium_path_forgets_the_judge",
+        FRAMES,
+        "length = size - self._medium_overhead\n                judge = self._judge\n",
+        "length = size - self._medium_overhead\n                judge = None\n",
+        ("tests/wire/test_frames.py::test_a_message_of_a_16_bit_length_is_told_to_the_judge",),
+    ),
+    Mutant(
+        "short_way_of_a_header_inside_a_message",
+        FRAMES,
+        "                message\n                or size - position < overhead\n",
+        "                size - position < overhead\n",
+        (*FAULTS, *DROP),
+    ),
+    Mutant(
+        "short_way_of_a_cut_header",
+        FRAMES,
+        "                or size - position < overhead\n",
+        "                or size - position < 2\n",
+        ONE_FRAME,
+    ),
+    Mutant(
+        "short_way_of_a_header_without_its_mask",
+        FRAMES,
+        "or not 0 <= (length := data[position + 1] - mask_bit) <= MAX",
+        "or not (length := (data[position + 1] - mask_bit) & 127) <= MAX",
+        FAULTS,
+    ),
+    Mutant(
+        "short_way_of_a_longer_length",
+        FRAMES,
+        "data[position + 1] - mask_bit) <= MAX",
+        "data[position + 1] - mask_bit) <= 1 + MAX",
+        ONE_FRAME,
+    ),
     # headers and faults
     Mutant("mask_bit_not_checked", FRAMES, "if second & MASK_BIT != self._mask_bit:", "if second & MASK_BIT < self._mask_bit:", FAULTS),
     Mutant("mask_bit_not_demanded", FRAMES, "if second & MASK_BIT != self._mask_bit:", "if second & MASK_BIT > self._mask_bit:", FAULTS),
@@ -97,14 +159,14 @@ WALKER = (
     Mutant(
         "reserved_control_opcode_allowed",
         FRAMES,
-        "if opcode > Opcode.PONG and not self._lenient:",
+        "if opcode > _PONG and not self._lenient:",
         "if opcode > 0xB and not self._lenient:",
         FAULTS,
     ),
     Mutant(
         "reserved_data_opcode_allowed",
         FRAMES,
-        "elif opcode > Opcode.BINARY and not self._lenient:",
+        "elif opcode > _BINARY and not self._lenient:",
         "elif opcode > 3 and not self._lenient:",
         FAULTS,
     ),
@@ -130,9 +192,9 @@ WALKER = (
         'if False:\n                return "reserved',
         RESERVED,
     ),
-    Mutant("continuation_without_a_start_allowed", FRAMES, "            if message is Message.NONE:\n", "            if False:\n", FAULTS),
-    Mutant("message_inside_a_message_allowed", FRAMES, "elif message is not Message.NONE:", "elif message is Message.DROPPING:", FAULTS),
-    Mutant("message_inside_a_dropped_one_allowed", FRAMES, "elif message is not Message.NONE:", "elif message is Message.PASSING:", DROP),
+    Mutant("continuation_without_a_start_allowed", FRAMES, "            if message is _NONE:\n", "            if False:\n", FAULTS),
+    Mutant("message_inside_a_message_allowed", FRAMES, "elif message is not _NONE:", "elif message is _DROPPING:", FAULTS),
+    Mutant("message_inside_a_dropped_one_allowed", FRAMES, "elif message is not _NONE:", "elif message is _PASSING:", DROP),
     Mutant("top_bit_of_the_length_allowed", FRAMES, "data[position + 2] & TOP_BIT:", "data[position + 2] > 0x80:", FAULTS),
     Mutant("top_bit_judged_in_16_bit_lengths", FRAMES, "if extended == 8 and size - position > 2", "if size - position > 2", ONE_FRAME),
     Mutant(
@@ -171,32 +233,32 @@ WALKER = (
         (*NOTHING_AFTER, *CLOSE),
     ),
     # fragments, drops, verdicts
-    Mutant("fin_does_not_end_a_message", FRAMES, "                    message = Message.NONE\n", "                    pass\n", FRAGMENTS),
+    Mutant("fin_does_not_end_a_message", FRAMES, "                    message = _NONE\n", "                    pass\n", FRAGMENTS),
     Mutant(
         "dropped_message_forwarded_from_its_second_fragment",
         FRAMES,
-        "message = Message.DROPPING if skipping else Message.PASSING",
-        "message = Message.PASSING",
+        "message = _DROPPING if skipping else _PASSING",
+        "message = _PASSING",
         DROP,
     ),
     Mutant(
         "control_frames_inside_a_dropped_message_dropped",
         FRAMES,
-        "if message is Message.DROPPING and opcode == Opcode.CONTINUATION:",
-        "if message is Message.DROPPING:",
+        "if message is _DROPPING and opcode == _CONTINUATION:",
+        "if message is _DROPPING:",
         DROP,
     ),
     Mutant(
         "continuation_of_a_dropped_message_charged",
         FRAMES,
-        "if message is Message.DROPPING and opcode == Opcode.CONTINUATION:",
+        "if message is _DROPPING and opcode == _CONTINUATION:",
         "if False:",
         DROP,
     ),
     Mutant(
         "drop_of_a_continuation_leaves_half_a_message",
         FRAMES,
-        "if verdict is not _DROP or opcode == Opcode.CONTINUATION:",
+        "if verdict is not _DROP or opcode == _CONTINUATION:",
         "if verdict is not _DROP:",
         DROP,
     ),
@@ -240,8 +302,21 @@ WALKER = (
         "hold_turned_into_a_refusal", FRAMES, "self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE", "self.halt = Verdict.CLOSE", HOLD
     ),
     Mutant("refusal_turned_into_a_hold", FRAMES, "self.halt = _HOLD if verdict is _HOLD else Verdict.CLOSE", "self.halt = _HOLD", REFUSAL),
+    Mutant("what_was_read_before_a_hold_is_read_again", FRAMES, "                start = self._tail_start\n", "", HOLD),
+    Mutant(
+        "what_was_read_before_a_hold_is_taken_with_what_comes", FRAMES, "self._tail[self._tail_start :] + data", "self._tail + data", HOLD
+    ),
+    Mutant(
+        "what_was_read_before_a_hold_counts_as_held", FRAMES, "return len(self._tail) - self._tail_start", "return len(self._tail)", HOLD
+    ),
     Mutant("what_comes_during_a_hold_is_lost", FRAMES, "                self._tail += data\n", "                pass\n", HOLD),
-    Mutant("what_comes_during_a_hold_overtakes", FRAMES, "data = self._tail + data", "data = data + self._tail", (*HOLD, *ONE_FRAME)),
+    Mutant(
+        "what_comes_during_a_hold_overtakes",
+        FRAMES,
+        "data = self._tail[self._tail_start :] + data",
+        "data = data + self._tail[self._tail_start :]",
+        (*HOLD, *ONE_FRAME),
+    ),
     Mutant(
         "resume_forgives_a_fault",
         FRAMES,
@@ -249,7 +324,7 @@ WALKER = (
         "if self.halt is not None:\n            self.halt = None",
         CLOSE,
     ),
-    Mutant("corpus_knows_faults", FRAMES, "elif message is not Message.NONE:", "elif False:", CORPUS),
+    Mutant("corpus_knows_faults", FRAMES, "elif message is not _NONE:", "elif False:", CORPUS),
     Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", '        value = value.strip(b" ")\n', CORPUS),
     Mutant("corpus_knows_what_is_ours", HANDSHAKE, "folded not in owned and (trusted or", "(trusted or", CORPUS),
     Mutant("corpus_knows_answers", HANDSHAKE, "if len(chosen) > 1 or (chosen", "if (chosen", CORPUS),
@@ -258,7 +333,7 @@ WALKER = (
     Mutant(
         "a_turn_that_is_over_asks_for_nobody",
         FRAMES,
-        "                self.halt = Turn.OVER\n                self.attention = True\n",
+        "                self.halt = _OVER\n                self.attention = True\n",
         "                self.halt = Turn.OVER\n",
         TURNS,
     ),
@@ -267,13 +342,11 @@ WALKER = (
     Mutant("unwatch_forgets_a_refusal", FRAMES, "self.attention = self.halt is not None", "self.attention = False", REFUSAL),
     # where a frame of ours may stand
     Mutant("place_inside_a_frame", FRAMES, "frame_end = -1 if remaining and not skipping else 0", "frame_end = 0", PLACES),
-    Mutant(
-        "text_between_fragments", FRAMES, "message_end = -1 if message is Message.PASSING else frame_end", "message_end = frame_end", PLACES
-    ),
+    Mutant("text_between_fragments", FRAMES, "message_end = -1 if message is _PASSING else frame_end", "message_end = frame_end", PLACES),
     Mutant(
         "text_behind_an_opening_fragment",
         FRAMES,
-        "                if message is not Message.PASSING:\n                    message_end = frame_end\n            if position == size:",
+        "                if message is not _PASSING:\n                    message_end = frame_end\n            if position == size:",
         "                message_end = frame_end\n            if position == size:",
         PLACES,
     ),
@@ -284,7 +357,7 @@ WALKER = (
     Mutant(
         "in_message_counts_frames_only",
         FRAMES,
-        "return self.in_frame or self._message is Message.PASSING",
+        "return self.in_frame or self._message is _PASSING",
         "return self.in_frame",
         (*PLACES, *CLOSE),
     ),
@@ -652,13 +725,6 @@ LEDGER = (
     Mutant("line_owes_to_who_has_left", BUCKET, "        self.owed = self.owed - cost if line else 0.0\n", "", LINE),
     Mutant("line_owes_what_rounding_left", BUCKET, "self.owed - cost if line else 0.0", "self.owed - cost", LINE),
     Mutant(
-        "line_of_a_rate_of_0_divides_by_zero",
-        BUCKET,
-        "or self.rate <= 0:\n            return inf\n        need",
-        ":\n            return inf\n        need",
-        LINE,
-    ),
-    Mutant(
         "bucket_full_too_early",
         BUCKET,
         "self.stamp + (self.burst - self.level) / self.rate",
@@ -908,13 +974,8 @@ METERS = (
         TOGETHER,
     ),
     Mutant("meter_charges_one_by_one", METER, "bucket.pending = level\n", "bucket.pending = bucket.level = level - ONE\n", TOGETHER),
-    Mutant("meter_plain_path_above_the_burst", METER, "if level > bucket.burst:", "if False:", RATES),
     Mutant(
-        "meter_plain_path_refuses_the_last_token",
-        METER,
-        "if level < ONE or",
-        "if level <= ONE or",
-        (*RATES, "tests/policy/test_meter_model.py"),
+        "meter_plain_path_above_the_burst", METER, "if level > bucket.burst:", "if False:", ("tests/policy/test_meter.py::TestPlainPath",)
     ),
     Mutant(
         "meter_plain_path_believes_a_clock_that_steps_back",
@@ -1236,15 +1297,15 @@ IDENTITIES = (
     Mutant(
         "flood_goes_first",
         "proxy/server/tunnel.py",
-        "        self._loop.call_soon(self._ask_again, half)\n",
+        "        half.hold = self._loop.call_soon(self._ask_again, half)\n",
         "        self._ask_again(half)\n",
         ("tests/server/test_tunnel.py::test_others_have_their_turn_between_those_of_a_flood",),
     ),
     Mutant(
         "flood_is_read_while_it_is_walked",
         "proxy/server/tunnel.py",
-        "        half.pause()\n        self._loop.call_soon(",
-        "        half.paused += 1\n        self._loop.call_soon(",
+        "        half.pause()\n        half.hold = self._loop.call_soon(",
+        "        half.paused += 1\n        half.hold = self._loop.call_soon(",
         ("tests/server/test_tunnel.py::test_nothing_is_read_of_a_flood_before_it_was_walked",),
     ),
     Mutant(
@@ -1803,6 +1864,80 @@ FRONT = (
     ),
 )
 
+ADMIT = "proxy/ledger/lua/admit.lua"
+TELL = "proxy/ledger/lua/tell.lua"
+REAP = "proxy/ledger/lua/reap.lua"
+BURY = "proxy/ledger/lua/bury.lua"
+BEAT = "proxy/ledger/lua/beat.lua"
+HOLDERS = "proxy/ledger/holders.py"
+OWN_SEATS = "proxy/ledger/own_seats.py"
+TELLER = "proxy/ledger/teller.py"
+KEEPER = "proxy/ledger/keeper.py"
+REDIS_STORE = "proxy/ledger/redis_store.py"
+REDIS_LINK = "proxy/ledger/redis_link.py"
+
+_REDIS = "tests/ledger/test_redis_store.py"
+CONTRACT = (f"{_REDIS}::TestContract",)
+TOKENS = (f"{_REDIS}::TestTokens",)
+EXPIRY = (f"{_REDIS}::test_keys_of_seats_and_tokens_expire_if_nobody_speaks_of_them_again",)
+TABS = (f"{_REDIS}::test_a_user_with_tabs_on_two_instances_has_one_seat_until_the_last_one_closes",)
+CONFLICTS = (f"{_REDIS}::test_a_key_that_holds_what_is_not_ours_is_refused_and_told",)
+FLUSH = (f"{_REDIS}::test_a_flush_is_noticed_at_the_first_question_and_healed",)
+DEATH = (f"{_REDIS}::test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before",)
+EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
+FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
+OWN_TABLE = ("tests/ledger/test_own_seats.py",)
+JUDGING = ("tests/ledger/test_holders.py",)
+
+SHARED = (
+    # the scripts
+    Mutant("admit_lets_one_more_in", ADMIT, "fits = own + elsewhere < limit", "fits = own + elsewhere <= limit", CONTRACT),
+    Mutant("admit_lets_one_more_member_in", ADMIT, "having or count < limit", "having or count <= limit", CONTRACT),
+    Mutant("admit_sees_own_seats_only", ADMIT, "fits = own + elsewhere < limit", "fits = own < limit", (f"{_REDIS}::test_300_parallel_upgrades_at_a_cap_of_100_admit_exactly_100",)),
+    Mutant("admit_knows_no_tabs", ADMIT, "fits = having or count < limit", "fits = count < limit", CONTRACT),
+    Mutant("admit_forgets_the_other_holder_of_a_member", ADMIT, "(having or '') .. holder .. ';'", "holder .. ';'", TABS),
+    Mutant("admit_counts_the_wrong_key", ADMIT, "local count = redis.call('HLEN', members)", "local count = redis.call('HLEN', name)", CONTRACT),
+    Mutant("admit_writes_the_wrong_key", ADMIT, "redis.call('HINCRBY', name, holder, 1)", "redis.call('HINCRBY', KEYS[#KEYS], holder, 1)", CONTRACT),
+    Mutant("admit_shadows_refuse", ADMIT, "if not shadow then", "if true then", CONTRACT),
+    Mutant("admit_asks_no_listing", ADMIT, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
+    Mutant("admit_seats_live_for_ever", ADMIT, "    redis.call('EXPIRE', name, ttl)\n", "", EXPIRY),
+    Mutant("admit_members_live_for_ever", ADMIT, "      redis.call('EXPIRE', write[3], ttl)\n", "", EXPIRY),
+    Mutant("admit_tokens_are_not_taken", ADMIT, "{'t', name, level - 1, limit, burst}", "{'t', name, level, limit, burst}", CONTRACT),
+    Mutant("admit_tokens_beyond_the_burst", ADMIT, "return math.min(level, burst)", "return level", (f"{_REDIS}::TestTokens::test_a_bucket_never_holds_more_than_its_burst",)),
+    Mutant("admit_takes_time_backwards", ADMIT, "if elapsed > 0 then level = level + elapsed * rate end", "level = level + elapsed * rate", TOKENS),
+    Mutant("admit_rate_of_0_gives", ADMIT, "fits = limit > 0 and level >= 1", "fits = level >= 1", CONTRACT),
+    Mutant("admit_half_a_token_is_enough", ADMIT, "and level >= 1", "and level >= 0.5", TOKENS),
+    Mutant("admit_believes_foreign_numbers", ADMIT, "    if not count then return nil end\n", "    count = count or 0\n", CONFLICTS),
+    Mutant("admit_believes_foreign_buckets", ADMIT, "if not level or not stamp then return nil end", "level, stamp = level or burst, stamp or now", CONFLICTS),
+    Mutant("tell_asks_no_listing", TELL, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", ("tests/ledger/test_teller.py::test_whoever_is_not_listed_any_more_tells_everything_anew",)),
+    Mutant("tell_keeps_former_seats", TELL, "for id in pairs(former) do redis.call('HDEL', name, id) end", "", FORMER),
+    Mutant("tell_keeps_former_members", TELL, "      change(name, id, -1)\n", "      after[#after + 1] = id .. ';'\n", FORMER),
+    Mutant("tell_counts_former_members", TELL, "      change(name, id, -1)\n", "", FORMER),
+    Mutant("tell_takes_others_out", TELL, "      after[#after + 1] = id .. ';'\n", "", TABS),
+    Mutant("tell_leaves_an_empty_member", TELL, "if text == '' then", "if text == '-' then", TABS),
+    Mutant("tell_writes_over_what_is_not_ours", TELL, "return kind == 'hash' or kind == 'none'", "return true", (f"{_REDIS}::test_a_key_that_is_overwritten_under_a_seat_is_told_and_does_no_harm",)),
+    Mutant("reap_takes_the_living_too", REAP, "if one ~= ARGV[1] then", "if false then", DEATH),
+    Mutant("reap_frees_no_members", REAP, "redis.call('HDEL', KEYS[2], found[2][i])", "", DEATH),
+    Mutant("reap_frees_no_seats", REAP, "if cursor == '0' then redis.call('HDEL', KEYS[1], ARGV[1]) end", "", DEATH),
+    Mutant("bury_the_living", BURY, "if counter and counter ~= ARGV[2] then return 0 end", "", ("tests/ledger/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",)),
+    Mutant("beat_lists_itself_again", BEAT, "if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {} end", "", (f"{_REDIS}::test_an_instance_that_was_wrongly_taken_for_dead_comes_back_with_its_seats",)),
+    # who lives
+    Mutant("newcomers_judge", HOLDERS, "return now - self._since >= self._ttl and", "return", JUDGING),
+    Mutant("gaps_count_as_watching", HOLDERS, "if asked_at - self._heard_at > MAX_GAP * self._interval:", "if False:", JUDGING),
+    Mutant("suspects_die_of_an_old_heartbeat", HOLDERS, "elif seen < asked_at:", "else:", JUDGING),
+    Mutant("the_past_is_watched_like_others", HOLDERS, "if holder in self._former or holder in self._dead:", "if holder in self._dead:", JUDGING),
+    # what is told
+    Mutant("a_refused_one_that_was_told_stays", OWN_SEATS, "doubtful=seat.tells != tells", "doubtful=False", OWN_TABLE),
+    Mutant("a_last_tab_is_not_told", OWN_SEATS, "doubtful=seat.member is None or not seat.taken", "doubtful=seat.member is None or not seat.held", OWN_TABLE),
+    Mutant("abandoned_ones_are_forgotten", OWN_SEATS, "        seat.pending -= 1\n        self._let_go(seat, doubtful=True)", "        seat.pending -= 1\n        self._let_go(seat, doubtful=False)", OWN_TABLE),
+    Mutant("others_are_not_known_alone", OWN_SEATS, "self.count(claim) + self.others(claim.key) < claim.limit", "self.count(claim) < claim.limit", FLUSH),
+    Mutant("lost_words_are_not_told_again", TELLER, "            self._own.untell(seats)  # the next", "            pass  # the next", ("tests/ledger/test_teller.py::test_what_was_not_heard_is_told_again",)),
+    Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
+    Mutant("order_of_a_release_and_a_question", REDIS_STORE, "        if self._own.is_untold(ask):\n            self._teller.now()\n", "", CONTRACT),
+    Mutant("refusals_are_repeated_after_a_release", REDIS_STORE, "            self._own.leave(claim)\n            self._full.pop(claim.key, None)\n", "            self._own.leave(claim)\n", CONTRACT),
+    Mutant("late_answers_are_believed", REDIS_LINK, "        self._in_flight.extend(batch)\n", "        self._in_flight.extend(one for one in batch if one.command[0] != b\"PING\")\n", ("tests/ledger/test_redis_link.py",)),
+)  # fmt: skip
+
 VIGIL = "proxy/server/vigil.py"
 OWN_PONG = ("tests/wire/test_frames.py::TestOwnPong",)
 VIGILS = "tests/server/test_vigil.py::"
@@ -1925,6 +2060,13 @@ PATIENCE = (
         (f"{VIGILS}test_a_tunnel_has_no_deadline_of_its_own_and_is_not_looked_at_behind_its_end",),
     ),
     Mutant(
+        "silence_noticed_a_look_too_late",
+        VIGIL,
+        "interval <= now + TICK",
+        "interval <= now - TICK",
+        (f"{VIGILS}test_at_any_phase_of_the_looks_a_silence_is_noticed_within_one_look",),
+    ),
+    Mutant(
         "full_buffer_wakes_the_vigil_of_an_ended_tunnel",
         TUNNEL,
         "        if self.tunnel.phase is Phase.OPEN:\n",
@@ -2014,4 +2156,18 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
-MUTANTS = (*WALKER, *DOOR, *COMPRESSION, *LEDGER, *ADMISSION_RULES, *METERS, *IDENTITIES, *ROUTING, *SERVER, *FRONT, *PATIENCE, *CHEAP)
+MUTANTS = (
+    *WALKER,
+    *DOOR,
+    *COMPRESSION,
+    *LEDGER,
+    *SHARED,
+    *ADMISSION_RULES,
+    *METERS,
+    *IDENTITIES,
+    *ROUTING,
+    *SERVER,
+    *FRONT,
+    *PATIENCE,
+    *CHEAP,
+)

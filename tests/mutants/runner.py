@@ -33,7 +33,7 @@ def run(root: str, file: str, tests: list[str]) -> int:
     os.chdir(root)
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = root
-    if file:
+    if file.endswith(".py"):
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
     return int(pytest.main([*OPTIONS, *(str(REPOSITORY / test) for test in tests)]))
 

@@ -125,8 +125,12 @@ class TestRates:
         assert meter.charge(FIRST, 5, NOW) is PASS
         assert [meter.charge(first, 5, NOW) for first in (MIDDLE, MIDDLE, CONTINUATION)] == [PASS] * 3
         assert meter.charge(TEXT, 5, NOW) is DROP
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=3)).meter()
+        assert [meter.charge(first, 5, NOW) for first in (FIRST, MIDDLE, CONTINUATION, TEXT, TEXT, TEXT)] == [PASS] * 5 + [DROP]
 
     def test_control_frames_cost_nothing(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=2)).meter()
+        assert [meter.charge(first, 5, NOW) for first in (PING, PONG, PING, TEXT, TEXT, TEXT)] == [PASS] * 5 + [DROP]
         gate = Gate(rule(MESSAGES, USER, limit=0), rule(MESSAGE_SIZE, CONNECTION, limit=0))
         meter = gate.meter()
         assert [meter.charge(first, 125, NOW) for first in (PING, PONG)] == [PASS, PASS]
@@ -198,6 +202,7 @@ class TestSizes:
             meter.charge(first, size, NOW) for first, size in ((FIRST, 4), (PING, 100), (MIDDLE, 4), (MIDDLE, 2), (CONTINUATION, 0))
         ] == [PASS] * 5
         assert meter.charge(FIRST, 10, NOW) is PASS
+        assert meter.charge(PING, 0, NOW) is PASS
         assert meter.charge(MIDDLE, 1, NOW) is CLOSE
 
     def test_each_message_begins_at_0(self) -> None:
@@ -289,9 +294,15 @@ class TestPlainPath:
 
     def test_a_clock_that_steps_back_gives_and_takes_nothing(self) -> None:
         meter = Gate(rule(MESSAGES, USER, limit=1, burst=5), rule(MESSAGE_SIZE, CONNECTION, limit=10, name="size")).meter()
-        assert messages(meter, 3) == [PASS] * 3
-        assert messages(meter, 3, NOW - 100) == [PASS, PASS, DROP]
+        assert messages(meter, 1) == [PASS]
+        assert messages(meter, 5, NOW - 1) == [PASS] * 4 + [DROP]
+        assert messages(meter, 2, NOW - 100) == [DROP] * 2
         assert messages(meter, 2, NOW - 99) == [PASS, DROP]
+
+    def test_after_a_long_pause_no_more_than_the_burst_passes(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=10, burst=3)).meter()
+        assert messages(meter, 4) == [PASS] * 3 + [DROP]
+        assert messages(meter, 4, NOW + 1e6) == [PASS] * 3 + [DROP]
 
 
 class TestDrops:
@@ -684,6 +695,10 @@ class TestPenalty:
         assert await barred(gate, beside(IP, ROOM, CONNECTION), NOW + 29) == Denial(0, 1.0, ())  # the user, wherever
         assert await barred(gate, beside(USER)) is None
         assert await barred(gate, ANN, NOW + 30) is None
+
+    def test_a_shadow_claims_nothing_of_an_upgrade(self) -> None:
+        one = rule(MESSAGES, IP, on_excess=OnExcess.CLOSE, penalty=30.0, shadow=True)
+        assert AdmissionRules([one, rule(MESSAGES, IP)], IDENTIFIER).claims(ANN) == ([], [])
 
     async def test_one_who_is_not_known_stays_out_by_address(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=0, on_excess=OnExcess.CLOSE, penalty=30.0))

@@ -21,9 +21,9 @@ from proxy.ledger.memory_store import MemoryStore
 from proxy.policy.identity import Principal
 from proxy.policy.meter import MeterRules, Meters
 from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, RATE_QUANTITIES, CloseAfter, OnExcess, Per, Quantity, Rule
-from proxy.wire.frames import FrameWalker, Verdict
+from proxy.wire.frames import CloseFrame, FrameWalker, ProtocolError, Verdict
 from tests.policy.principals import ANN, IDENTIFIER, beside, rule
-from tests.wire.reference import account
+from tests.wire.reference import account, read_frames
 from tests.wire.streams import cut, one_by_one, streams
 
 START = Fraction(1000)
@@ -310,7 +310,7 @@ TestMeterModel.settings = settings(max_examples=200, stateful_step_count=40, dea
 
 
 def through(rules: Sequence[Rule], chunks: Sequence[bytes]) -> tuple[bytes, list[str], str]:
-    """(what goes on, the verdicts, why it stopped) of a stream; the clock moves only while a frame is held."""
+    """(what goes on, the verdicts, why it stopped) of a stream; the clock moves only while a frame is held, which is bounded."""
     meters = MeterRules(rules, IDENTIFIER).compile(ANN, MemoryStore(), float(START))
     assert meters is not None
     meter = meters.inward
@@ -331,7 +331,20 @@ def through(rules: Sequence[Rule], chunks: Sequence[bytes]) -> tuple[bytes, list
             now = max(now, meter.hold_until)
             walker.resume()
             onward += walker.receive_data(b"", now)
-    return onward, verdicts, str(walker.halt)
+        assert walker.halt is CLOSE or walker.held <= 131
+    return onward, verdicts, told(walker)
+
+
+def told(walker: FrameWalker) -> str:
+    match walker.halt:
+        case None:
+            return "nothing"
+        case Verdict():
+            return "refused"
+        case ProtocolError():
+            return "protocol error"
+        case CloseFrame():
+            return "a Close"
 
 
 @given(some_rules(), st.data(), st.lists(st.integers(0, 2000), max_size=12))
@@ -345,3 +358,15 @@ def test_any_split_of_any_stream_gives_the_same_verdicts_and_the_same_bytes(
     if len(stream) < 2000:
         assert through(rules, one_by_one(stream)) == (onward, verdicts, halt)
     assert onward == account(stream, masked=True, verdicts=verdicts).forwarded
+
+
+@given(some_rules(), st.data(), st.lists(st.integers(0, 2000), max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_any_corruption_of_a_header_is_judged_as_the_reference_judges_it(rules: list[Rule], data: st.DataObject, cuts: list[int]) -> None:
+    stream = bytearray(data.draw(streams(masked=True)) or b"\x81\x80\x01\x02\x03\x04")
+    headers = [at for frame in read_frames(bytes(stream)) for at in range(frame.start, frame.body)]
+    stream[data.draw(st.sampled_from(headers))] = data.draw(st.integers(0, 255))
+    onward, verdicts, halt = through(rules, cut(bytes(stream), cuts))
+    expected = account(bytes(stream), masked=True, verdicts=verdicts)
+    assert onward == expected.forwarded
+    assert halt == ("a Close" if isinstance(expected.halt, tuple) else expected.halt or "nothing")

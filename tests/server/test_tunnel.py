@@ -648,11 +648,12 @@ class Patient(Meter):
     def __init__(self) -> None:
         super().__init__([])
         self.held = True
+        self.seconds = 0.02
         self.asked = 0
 
     def charge(self, first: int, length: int, now: float) -> Verdict:
         self.asked += 1
-        self.hold_until = time.monotonic() + 0.02
+        self.hold_until = time.monotonic() + self.seconds
         return Verdict.HOLD if self.held else Verdict.PASS
 
 
@@ -701,6 +702,7 @@ async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream
     backend.writer.close()
     await until(lambda: tunnel.phase is Phase.OVER and not len(lingering))
     assert len(witness.heard) == witness.gone == 1
+    assert tunnel.client.hold is tunnel.upstream.hold is None  # no timer keeps what is over
 
 
 async def test_a_held_frame_waits_with_all_behind_it_while_the_other_way_flows() -> None:
@@ -772,6 +774,27 @@ async def test_a_held_frame_does_not_keep_a_drain_waiting() -> None:
         assert await close_code(backend) == 1001
         await client.send(ours(CLOSE, close_payload(1001)))
         assert await at_the_end(client) == b""
+
+
+async def test_a_long_hold_keeps_nothing_of_a_tunnel_that_is_over() -> None:
+    async with holding() as (tunnel, meter, client, _, _):
+        meter.seconds = 3600.0
+        await client.send(MASKED)
+        await until(lambda: meter.asked)
+        assert tunnel.client.hold is not None
+        tunnel.drain(1001, "going down")
+        assert await close_code(client) == 1001
+
+
+async def test_a_frame_that_is_held_again_and_again_never_lets_the_transport_read() -> None:
+    async with holding() as (tunnel, meter, client, backend, _):
+        await client.send(MASKED)
+        await until(lambda: meter.asked >= 5)
+        assert tunnel.client.paused == 1
+        assert not tunnel.client.transport.is_reading()
+        meter.held = False
+        assert await backend.raw_frame() == MASKED
+        assert tunnel.client.transport.is_reading()
 
 
 # --- more frames than one turn reads ---------------------------------------------------------------------------------------------

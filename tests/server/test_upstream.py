@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,26 @@ from tests.support.waiting import until
 FRAME = b"\x82\x7e\x03\xe8" + bytes(1000)
 HIGH_WATER = 64 * 1024  # bytes, asyncio's own default
 CHUNK = 256 * 1024  # bytes that one read may bring
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_where_no_more_files_can_be_opened_it_is_we_who_are_full_and_not_the_upstream_that_is_down() -> None:
+    upstream = Upstream("game", TcpAddress("127.0.0.1", 9))
+    dialer = Dialer([upstream], Keepalive(), TimingWheel(asyncio.get_running_loop()))
+    with no_more_files(), pytest.raises(UpstreamError) as caught:
+        await dialer.dial(upstream, b"")
+    assert (caught.value.status, caught.value.detail) == (503, "no more files can be opened")
 
 
 # --- the way to a 101 -----------------------------------------------------------------------------------------------------------

@@ -79,8 +79,9 @@ class Wire(asyncio.Transport):
 class Scene:
     """A tunnel between two wires, and what its owner hears. Times are seconds from its beginning."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: Patience, phase: float = 0.0) -> None:
         self.clock = Clock()
+        self.clock.now += phase
         self.wheel = TimingWheel(self.clock)
         self.rounds = Rounds(self.wheel, patience)
         self.lingering = Lingering(self.wheel)
@@ -153,8 +154,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def watched(patience: Patience) -> AsyncIterator[Scene]:
-    scene = Scene(patience)
+async def watched(patience: Patience, phase: float = 0.0) -> AsyncIterator[Scene]:
+    """`phase`: seconds of the clock, between its ticks."""
+    scene = Scene(patience, phase)
     yield scene
     scene.tunnel.vigil.end()
     scene.lingering.abort()
@@ -176,6 +178,16 @@ async def test_a_client_that_was_silent_for_the_interval_is_asked_and_not_sooner
     (ping,) = scene.client.written
     assert ping[:2] == b"\x89\x08"  # not masked
     assert not scene.upstream.written
+
+
+@pytest.mark.parametrize("phase", range(40))
+async def test_at_any_phase_of_the_looks_a_silence_is_noticed_within_one_look(phase: int) -> None:
+    async with watched(Patience(), phase * 0.0123) as scene:
+        for _ in range(phase):
+            scene.advance(1.0)
+            scene.client_says(TEXT)
+        last = scene.now
+        assert last + INTERVAL - TICK <= scene.until_asked() <= last + INTERVAL + LATE
 
 
 SIGNS = {

@@ -79,9 +79,10 @@ class RawStream:
         self.writer.write_eof()
 
     def reset(self) -> None:
-        """RST, and nothing is read any more."""
+        """RST, and nothing is read any more. A connection that is lost already stays as it is."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock is not None and not self.writer.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 

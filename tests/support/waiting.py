@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
@@ -11,3 +11,10 @@ async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 -- what it waits for is not told by an event
             await asyncio.sleep(0.002)
+
+
+async def eventually(holds: Callable[[], Awaitable[object]], seconds: float = 30.0) -> None:
+    """The same where somebody else must be asked. An error of the question is the caller's. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not await holds():  # noqa: ASYNC110 -- as above
+            await asyncio.sleep(0.01)

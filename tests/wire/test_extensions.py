@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.headers import build_extension, parse_extension
 
-from proxy.wire.extensions import Agreed, Extension, join_offers, parse_extensions, select_offers, settle
+from proxy.wire.extensions import Agreed, Extension, join_offers, parse_extensions, select_offers, settle, without_server_context
 from proxy.wire.handshake import HandshakeError
 
 DEFLATE = b"permessage-deflate"
@@ -176,3 +176,28 @@ def test_an_extension_that_we_do_not_know_may_use_any_bit(answer: bytes) -> None
 def test_two_answers_are_502_without_frame_rules_too() -> None:
     with pytest.raises(HandshakeError, match="two"):
         settle([b"x-other", DEFLATE], offers(b"x-other", DEFLATE, metered=False), may_drop=False)
+
+
+# --- where messages of the server may be dropped ----------------------------------------------------------------------------------
+
+
+def test_the_server_is_asked_to_compress_each_message_on_its_own() -> None:
+    asked = without_server_context(offers(BROWSER, DEFLATE + b"; Server_No_Context_Takeover", b"x-other; y", metered=False))
+    assert join_offers(asked) == (BROWSER + b"; server_no_context_takeover, " + DEFLATE + b"; Server_No_Context_Takeover, x-other; y")
+    assert parse_extensions([join_offers(asked)]) == asked
+    assert without_server_context([]) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_droppable"),
+    [
+        (b"", True),  # nothing is compressed
+        (DEFLATE, False),
+        (DEFLATE + b"; client_no_context_takeover", False),
+        (DEFLATE + b"; server_no_context_takeover", True),
+        (b"Permessage-Deflate; client_max_window_bits=12; Server_No_Context_Takeover", True),
+    ],
+)
+def test_a_message_of_the_server_may_be_left_out_where_it_agreed(answer: bytes, is_droppable: bool) -> None:
+    agreed = settle([answer], without_server_context(offers(BROWSER)), may_drop=True)
+    assert agreed.is_droppable_outward is is_droppable

@@ -186,6 +186,41 @@ def test_no_chunk_slips_through_the_one_comparison_of_the_common_path(first: int
         for size in (0, 1, 2, 3, 4, 5, 130):
             chunk = bytes([first, second]) + b"\x01" * size
             check_against_the_reference(chunk, [chunk], [], watched=False, masked=masked, rsv1=rsv1)
+    # And for lengths of 16 bits: every second byte, and lengths around the right one.
+    for size in (126, 128, 132, 300):
+        for second in range(256) if size == 128 else (0x7E, 0x7F, 0xFE, 0xFF):
+            for told in range(size - 9, size + 2):
+                chunk = bytes([first, second]) + told.to_bytes(2, "big") + b"\x01" * (size - 2)
+                check_against_the_reference(chunk, [chunk], [], watched=False, masked=masked, rsv1=rsv1)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("size", [126, 255, 256, 1000, 65535])
+def test_a_message_of_a_16_bit_length_is_told_to_the_judge(size: int, masked: bool) -> None:
+    chunk = text(masked, b"x" * size)
+    judge = Script(Verdict.PASS, Verdict.DROP)
+    walker = FrameWalker(masked=masked, judge=judge)
+    assert walker.receive_data(chunk, 0.0) is chunk
+    assert walker.receive_data(chunk, 0.0) == b""
+    assert walker.halt is None
+    walker.unwatch()
+    assert walker.receive_data(chunk, 0.0) is chunk
+    assert judge.asked == [(0x81, size)] * 3
+    for verdict in (Verdict.HOLD, Verdict.CLOSE):
+        walker = FrameWalker(masked=masked, judge=Script(verdict))
+        assert walker.receive_data(chunk, 0.0) == b""
+        assert (walker.halt, walker.held, walker.messages) == (verdict, len(chunk), 0)
+        walker.resume()
+        assert walker.receive_data(b"", 0.0) == chunk
+
+
+def test_whole_frames_with_a_length_of_16_bits_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were they to take the long one nothing would be wrong, but slow."""
+    monkeypatch.setattr(FrameWalker, "_walk", None)
+    for masked in (True, False):
+        for size in (0, 125, 126, 255, 256, 65535):
+            chunk = text(masked, b"x" * size)
+            assert FrameWalker(masked=masked).receive_data(chunk, 0.0) is chunk
 
 
 # --- what passes ----------------------------------------------------------------------------------------------------------------
@@ -581,6 +616,28 @@ class TestHold:
         assert walker.receive_data(one + two, 0.0) == one
         walker.resume()
         assert walker.receive_data(one, 0.0) == two + one
+
+    def test_again_and_again_in_one_chunk_forgets_what_passed(self, masked: bool) -> None:
+        frames = [text(masked, b"%d" % number) for number in range(8)]
+        walker = FrameWalker(masked=masked, judge=Script(*[Verdict.PASS, Verdict.HOLD, Verdict.HOLD] * 9))
+        assert walker.receive_data(b"".join(frames[:6]), 0.0) == frames[0]
+        for number in range(1, 8):
+            assert walker.held == sum(map(len, frames[number : 6 if number < 4 else 8]))
+            walker.resume()
+            assert walker.receive_data(b"", 0.0) == b""
+            if number == 3:
+                assert walker.receive_data(b"".join(frames[6:]), 0.0) == b""  # comes while it is held
+            walker.resume()
+            assert walker.receive_data(b"", 0.0) == frames[number]
+        assert walker.held == 0
+
+    def test_with_what_comes_right_at_its_end(self, masked: bool) -> None:
+        one, two = text(masked, b"one"), text(masked, b"two")
+        walker = FrameWalker(masked=masked, judge=Script(Verdict.PASS, Verdict.HOLD))
+        assert walker.receive_data(one + two, 0.0) == one
+        walker.resume()
+        assert walker.receive_data(one[:1], 0.0) == two
+        assert walker.receive_data(one[1:], 0.0) == one
 
     def test_of_a_continuation_is_no_refusal(self, masked: bool) -> None:
         stream = whole(masked, (0x01, b"a"), (0x80, b"b"))

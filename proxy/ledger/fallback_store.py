@@ -1,0 +1,188 @@
+"""The shared store as the gate uses it: while it decides, it decides; while it does not, this instance does as it was told to.
+
+`local`: a limit less what others were last seen to hold, and never less than what lives here. `open`: everybody comes in. `closed`:
+nobody does. What is held is never touched. Rates of messages and bytes, and upgrades while the store is away, have buckets of this
+instance: of an upgrade rate it takes its share, one of so many as were last listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Final
+
+from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.cluster_link import ClusterLink
+from proxy.ledger.link import Link
+from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.own_seats import OwnSeats
+from proxy.ledger.redis_link import RedisLink
+from proxy.ledger.redis_store import Asked, RedisStore
+from proxy.ledger.scripts import Keys
+from proxy.ledger.sentinels import Sentinels
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
+from proxy.ledger.token_bucket import TokenBucket
+
+START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store
+_ALONE: Final = b"alone:"  # buckets that stand in for the store's, apart from those of frames
+
+
+class OnStoreDown(Enum):
+    """What becomes of upgrades while the shared store does not decide."""
+
+    LOCAL = "local"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What an operator says about a shared store. `timeout` and `holder_ttl` in seconds."""
+
+    address: StoreAddress
+    prefix: str = "wsgate:"
+    timeout: float = 0.2
+    holder_ttl: float = 15.0
+    on_store_down: OnStoreDown = OnStoreDown.LOCAL
+
+
+def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
+    """A store to be started. Nothing is connected yet."""
+    own = OwnSeats()
+    address = options.address
+    link = _open_link(options, events)
+    keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
+    return FallbackStore(RedisStore(link, keys, own, options.holder_ttl, events), own, options.on_store_down)
+
+
+def _open_link(options: StoreOptions, events: StoreEvents) -> Link:
+    address = options.address
+    if address.topology is Topology.CLUSTER:
+        return ClusterLink(address, options.timeout, events)
+    locate = Sentinels(address).locate if address.topology is Topology.SENTINEL else partial(_stay, address.endpoints[0])
+    return RedisLink(address, locate, options.timeout, events)
+
+
+async def _stay(endpoint: Endpoint) -> Endpoint:
+    return endpoint
+
+
+class FallbackStore:
+    """A SharedStore. `own` is the same table as the shared store's."""
+
+    def __init__(self, shared: RedisStore, own: OwnSeats, on_store_down: OnStoreDown) -> None:
+        self._shared = shared
+        self._own = own
+        self._on_store_down = on_store_down
+        self._rates = MemoryStore()
+
+    @property
+    def state(self) -> StoreState:
+        return self._shared.state
+
+    async def start(self) -> str | None:
+        return await self._shared.keeper.start(START_PATIENCE)
+
+    async def stop(self) -> None:
+        await self._shared.keeper.stop()
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        """As the contract says; raises StoreDown only if nobody is to be admitted without the shared store."""
+        begun = [self._begin(ask) for ask in asks]
+        decided: list[Grant | Denial] = []
+        try:
+            for ask, asked in zip(asks, begun, strict=True):
+                decided.append(await self._finish(ask, asked, now))
+        except BaseException:
+            self._undo(decided, begun[len(decided) + 1 :])
+            raise
+        return decided
+
+    def _begin(self, ask: Ask) -> Asked | Denial | None:
+        try:
+            return self._shared.begin(ask)
+        except StoreDown:
+            return None
+
+    async def _finish(self, ask: Ask, asked: Asked | Denial | None, now: float) -> Grant | Denial:
+        if asked is not None:
+            try:
+                return await self._shared.finish(asked)
+            except StoreDown:
+                pass
+        if self._on_store_down is OnStoreDown.CLOSED:
+            raise StoreDown("the store is away", outcome_known=True)
+        return self._decide_alone(ask, now)
+
+    def _undo(self, decided: list[Grant | Denial], begun: list[Asked | Denial | None]) -> None:
+        for answer in decided:
+            if isinstance(answer, Grant):
+                self.release(answer)
+        for asked in begun:
+            if isinstance(asked, Asked):
+                self._shared.abandon(asked)
+
+    def _decide_alone(self, ask: Ask, now: float) -> Grant | Denial:
+        over: list[int] = []
+        if self._on_store_down is OnStoreDown.LOCAL:
+            for index, claim in enumerate(ask):
+                assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
+                fits, retry_after = self._fits(claim, now)
+                if not fits:
+                    if not claim.shadow:
+                        return Denial(index, retry_after, tuple(over))
+                    over.append(index)
+        seats = tuple(claim for claim in ask if isinstance(claim, SeatClaim))
+        for claim in seats:
+            self._own.take_alone(claim)
+        for claim in ask:
+            if isinstance(claim, TokenClaim):
+                self._spend(claim, now)
+        self._shared.changed()
+        return Grant(seats, tuple(over))
+
+    def _fits(self, claim: SeatClaim | TokenClaim, now: float) -> tuple[bool, float | None]:
+        if isinstance(claim, SeatClaim):
+            return self._own.has_room(claim), None
+        wait = self._open_share(claim, now).wait(1.0, now)
+        return wait == 0, wait
+
+    def _spend(self, claim: TokenClaim, now: float) -> None:
+        self._open_share(claim, now).take(1.0, now)
+
+    def _open_share(self, claim: TokenClaim, now: float) -> TokenBucket:
+        """This instance's share of a bucket. It is remembered until it is full again."""
+        sharers = 1 + len(self._shared.keeper.holders.listed())
+        burst = claim.burst if claim.burst < 1 else max(1.0, claim.burst / sharers)
+        key = _ALONE + claim.key
+        bucket = self._rates.open_bucket(key, claim.rate / sharers, burst, now)
+        self._rates.close_bucket(key, bucket)
+        return bucket
+
+    def release(self, grant: Grant) -> None:
+        self._shared.release(grant)
+
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return self._rates.open_bucket(key, rate, burst, now)
+
+    def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
+        self._rates.close_bucket(key, bucket)
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._rates.penalize(key, seconds, now)
+
+    def seats(self) -> Mapping[str, int]:
+        return self._own.by_rule()
+
+    def others(self, key: bytes) -> int:
+        """Seats of a key that other instances were last seen to hold; what is not remembered counts as none."""
+        return self._own.others(key)
+
+    def sweep(self, now: float) -> None:
+        self._rates.sweep(now)
+
+    def __len__(self) -> int:
+        """Keys that are remembered."""
+        return len(self._own) + len(self._rates)

@@ -1,0 +1,284 @@
+"""Keeps this instance listed in the store, and the store in step with it: one task.
+
+After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
+store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush the other
+instances get the time of a heartbeat to tell theirs. Then one heartbeat follows the other; with each goes a little of the slow sweep,
+which tells every own seat once in REFRESH seconds, so that its key does not expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from proxy.ledger.holders import Holders
+from proxy.ledger.link import CommandError, Link
+from proxy.ledger.own_seats import OwnSeats, Seat
+from proxy.ledger.scripts import Command, Keys, Unlisted, read_listing
+from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
+from proxy.ledger.teller import Teller
+
+HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
+JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
+MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
+REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
+FAREWELL: Final = 1.0  # seconds to say good-bye
+
+
+class Keeper:
+    """`ttl`: seconds after which a silent holder is dead."""
+
+    def __init__(self, link: Link, keys: Keys, own: OwnSeats, ttl: float, events: StoreEvents) -> None:
+        self._link = link
+        self._keys = keys
+        self._own = own
+        self._events = events
+        self._interval = min(HEARTBEAT, ttl / 5)
+        self._looks: dict[bytes, SeatClaim] = {}
+        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
+        self._refreshing: list[Seat] = []
+        self._refresh_rate = 0.0  # seats per heartbeat
+        self._refresh_due = 0.0  # seats
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._first = asyncio.Event()
+        self.holders = Holders(ttl, self._interval)
+        self.teller = Teller(link, keys, own, events)
+        self.teller.unlisted = self.not_listed
+        self.state = StoreState.DOWN
+        self.reason = "not connected yet"
+        link.up = self._link_up
+        link.down = self.fault
+
+    async def start(self, patience: float) -> str | None:
+        """Returns None as soon as the store decides; or after `patience` seconds, or the first failure, why it does not."""
+        self._link.start()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._first.wait()
+        return None if self.state is StoreState.UP else self.reason
+
+    async def stop(self) -> None:
+        """Give back what is held, and be listed no more."""
+        await self.halt()
+        with suppress(StoreDown, CommandError, TimeoutError, Unlisted, ValueError):
+            async with asyncio.timeout(FAREWELL):
+                own = self.holders.own
+                if own is not None and self._link.is_usable:
+                    await self.teller.everything(own)
+                    await self.do(self._keys.unlist([own, *self.teller.former]))
+        await self._link.stop()
+
+    async def halt(self) -> None:
+        """Fall silent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    # --- doubt
+
+    def _link_up(self, anew: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        if anew:
+            self.doubt()
+        self._changed.set()
+
+    def fault(self, why: str) -> None:
+        """It does not answer, or not as it should. The keeper finds out when it does again."""
+        self.reason = why
+        self.teller.close()
+        self._enter(StoreState.DOWN, why)
+        self._first.set()
+        self._changed.set()
+
+    def not_listed(self, holder: bytes) -> None:
+        """The store does not know this id. If we have another one by now, that is no news."""
+        if holder == self.holders.own:
+            self.doubt()
+
+    def doubt(self) -> None:
+        """What the store has of us may be anything: nothing is asked until it was told anew."""
+        own = self.holders.own
+        if own is not None:
+            self.teller.retire(own)
+            self.holders.doubted()
+        self.teller.close()
+        if self.state is StoreState.UP:
+            self._enter(StoreState.HEALING, "telling it what is held here")
+        self._changed.set()
+
+    def _enter(self, state: StoreState, why: str = "") -> None:
+        if state is not self.state:
+            self.state = state
+            self._events.state_changed(state, why)
+
+    async def _keep(self) -> None:
+        while True:
+            if not self._link.is_usable:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                await self._heal()
+                await self._live()
+            except Unlisted:
+                self.doubt()
+            except (StoreDown, CommandError, ValueError) as error:  # ValueError: an answer that is none of our scripts'
+                if self._link.is_usable:
+                    self.fault(str(error))
+            if self.state is StoreState.DOWN:
+                await asyncio.sleep(self._interval / 2)  # in case it answers, but not as it should
+
+    async def do(self, command: Command) -> object:
+        """Send a command, a second time if its script was missing. Raises StoreDown, CommandError."""
+        try:
+            return await self._link.call(command)
+        except CommandError as error:
+            if not error.missing_script:
+                raise
+            return await self._link.call(command)
+
+    # --- healing
+
+    async def _heal(self) -> None:
+        """Be listed, tell everything, let it decide from then on. Raises StoreDown, CommandError, Unlisted."""
+        flushed = False
+        own = self.holders.own
+        if own is None or self._own.overflowed or self.holders.is_overdue(time.monotonic()):
+            self.doubt()
+            own, flushed = await self._join()
+            self._own.mark_all()
+        else:
+            await self._beat(own)
+        if self._own.untold:
+            self._enter(StoreState.HEALING, "telling it what is held here")
+        await self.teller.everything(own)
+        await self._forget_former()
+        if self.holders.own != own:
+            return
+        self.teller.open(own)
+        if flushed:
+            await self._settle()
+        if self.teller.is_open and self._link.is_usable:
+            self._enter(StoreState.UP)
+            self._first.set()
+
+    async def _join(self) -> tuple[bytes, bool]:
+        """Get a new id. True if the store has forgotten those that we knew, ourselves and all others."""
+        own = secrets.token_hex(8).encode()
+        former = self.teller.former
+        known = {*former, *self.holders.listed()}
+        asked_at = time.monotonic()
+        counters = self._read_listing(await self.do(self._keys.join(own)))
+        self.holders.joined(own, {name: count for name, count in counters.items() if name not in former}, asked_at)
+        return own, bool(known) and known.isdisjoint(counters)
+
+    async def _forget_former(self) -> None:
+        former = list(self.teller.former)
+        if former:
+            await self.do(self._keys.unlist(former))
+            self.teller.former = [one for one in self.teller.former if one not in former]
+
+    async def _settle(self) -> None:
+        """After a flush: the others tell theirs meanwhile."""
+        self._enter(StoreState.HEALING, "it has forgotten everything; the others are telling it what they hold")
+        until = time.monotonic() + self._interval * (1 + 2 * JITTER)
+        while self.teller.is_open and (left := until - time.monotonic()) > 0:
+            await self._sleep(left)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until something has changed."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    # --- the heartbeat
+
+    async def _live(self) -> None:
+        """One heartbeat after the other, while all is well. Raises StoreDown, CommandError, Unlisted."""
+        while self.state is StoreState.UP and not self._own.overflowed:
+            await self._sleep(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+            own = self.holders.own
+            if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
+                return
+            self._refresh()
+            try:
+                self.teller.now()
+                await self._beat(own)
+                await self._look()
+            except StoreDown:
+                if not self._link.is_usable:
+                    raise
+                # one answer that is late is no outage; there are several heartbeats to a ttl
+
+    async def _beat(self, own: bytes) -> None:
+        asked_at = time.monotonic()
+        counters = self._read_listing(await self.do(self._keys.beat(own)))
+        for death in self.holders.heard(counters, asked_at):
+            if await self.do(self._keys.bury(death.holder, death.counter)) == 1:
+                self.holders.buried(death.holder)
+
+    def _read_listing(self, reply: object) -> Mapping[bytes, int]:
+        try:
+            return read_listing(reply)
+        except ValueError as error:
+            self._events.conflict("")
+            raise CommandError("its listing of holders is not ours") from error
+
+    def _refresh(self) -> None:
+        """A share of the own seats is told again, and their keys are looked at."""
+        if not self._refreshing:
+            self._refreshing = list(self._own)
+            self._refresh_rate = len(self._refreshing) * self._interval / REFRESH
+        self._refresh_due = min(self._refresh_due + self._refresh_rate, len(self._refreshing))
+        while self._refresh_due >= 1:
+            self._refresh_due -= 1
+            seat = self._refreshing.pop()
+            if seat.held:
+                self._own.mark(seat)
+                self.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
+
+    # --- the dead
+
+    def look_at(self, claim: SeatClaim) -> None:
+        """With the next heartbeat, free what dead holders have of this key."""
+        if len(self._looks) < MAX_LOOKS:
+            self._looks[claim.key] = claim
+
+    async def _look(self) -> None:
+        while self._looks:
+            _, claim = self._looks.popitem()
+            reply = await self.do(self._keys.holders_of(claim.key))
+            if isinstance(reply, list):
+                await self.reap(claim, self.holders.dead_among(reply, time.monotonic()))
+
+    async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
+        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
+
+        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
+        """
+        for holder in dead:
+            lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
+            first = not lock.locked()
+            try:
+                async with lock:
+                    if first:
+                        await self._reap(claim, holder)
+            finally:
+                if first:
+                    self._reaping.pop((claim.key, holder), None)
+
+    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
+        cursor = b"0"
+        while True:
+            reply = await self.do(self._keys.reap(claim, holder, cursor))
+            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
+                return
+            cursor = reply

@@ -1,0 +1,121 @@
+-- One ask, or the part of it that lies in one slot: all its claims, or none.
+--
+-- KEYS  with check 1: the listing of holders first; then for each claim its keys:
+--         c  n:{k}          seats of connections: holder -> how many
+--         m  n:{k} m:{k}    seats of members: holder -> how many; member -> "holder;holder;"
+--         t  u:{k}          a token bucket: "level stamp", stamp in seconds of this server's clock
+-- ARGV  holder, check (1: the holder must be listed), ttl of seat keys (seconds), then for each claim its kind and
+--         c  shadow (0 or 1), limit
+--         m  shadow, limit, member
+--         t  shadow, rate (tokens per second), burst (tokens)
+-- Comes back as one text:
+--   "G over others..."         granted. over: indexes from 0 of shadow claims beyond their limit, "1,3" or "-";
+--                              others: per seat claim, what the other holders have of it
+--   "D broken retry over holders..."   denied. retry: seconds, "inf" never, "-" unknown; holders: who has seats of the broken claim
+--   "U"                        the holder is not listed: nothing it says counts
+--   "C index"                  a key of this claim holds what is not ours
+-- All reading comes before all writing, so an error leaves nothing half done.
+
+local holder, ttl = ARGV[1], ARGV[3]
+local key, arg = 0, 3
+if ARGV[2] == '1' then
+  if redis.call('HEXISTS', KEYS[1], holder) == 0 then return 'U' end
+  key = 1
+end
+
+local function seats_of(name)
+  local all = redis.pcall('HGETALL', name)
+  if all.err then return nil end
+  local own, others, holders = 0, 0, {}
+  for i = 1, #all, 2 do
+    local count = tonumber(all[i + 1])
+    if not count then return nil end
+    if all[i] == holder then own = count else others = others + count end
+    holders[#holders + 1] = all[i]
+  end
+  return own, others, holders
+end
+
+local function level_of(name, rate, burst, now)
+  local state = redis.pcall('GET', name)
+  if not state then return burst end
+  if type(state) ~= 'string' then return nil end
+  local level, stamp = string.match(state, '^(%S+) (%S+)$')
+  level, stamp = tonumber(level), tonumber(stamp)
+  if not level or not stamp then return nil end
+  local elapsed = now - stamp
+  if elapsed > 0 then level = level + elapsed * rate end
+  return math.min(level, burst)
+end
+
+local over, others, writes, now = {}, {}, {}, nil
+local index = 0
+while arg < #ARGV do
+  local kind, shadow, limit = ARGV[arg + 1], ARGV[arg + 2] == '1', tonumber(ARGV[arg + 3])
+  local name = KEYS[key + 1]
+  local fits, retry, holders = true, '-', {}
+  if kind == 't' then
+    local burst = tonumber(ARGV[arg + 4])
+    if not now then
+      local time = redis.call('TIME')
+      now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+    end
+    local level = level_of(name, limit, burst, now)
+    if not level then return 'C ' .. index end
+    fits = limit > 0 and level >= 1
+    if fits then
+      writes[#writes + 1] = {'t', name, level - 1, limit, burst}
+    elseif limit <= 0 or burst < 1 then
+      retry = 'inf'
+    else
+      retry = string.format('%.17g', (1 - level) / limit)
+    end
+    key, arg = key + 1, arg + 4
+  else
+    local own, elsewhere
+    own, elsewhere, holders = seats_of(name)
+    if not own then return 'C ' .. index end
+    if kind == 'c' then
+      fits = own + elsewhere < limit
+      writes[#writes + 1] = {'c', name}
+      key, arg = key + 1, arg + 3
+    else
+      local members, member = KEYS[key + 2], ARGV[arg + 4]
+      local having = redis.pcall('HGET', members, member)
+      if type(having) == 'table' then return 'C ' .. index end
+      local count = redis.call('HLEN', members)
+      fits = having or count < limit
+      elsewhere = count - own
+      if not having or not string.find(having, holder .. ';', 1, true) then
+        writes[#writes + 1] = {'m', name, members, member, (having or '') .. holder .. ';'}
+      end
+      key, arg = key + 2, arg + 4
+    end
+    others[#others + 1] = elsewhere
+  end
+  if not fits then
+    if not shadow then
+      local marks = #over > 0 and table.concat(over, ',') or '-'
+      return table.concat({'D', index, retry, marks, unpack(holders)}, ' ')
+    end
+    over[#over + 1] = index
+  end
+  index = index + 1
+end
+
+for _, write in ipairs(writes) do
+  local kind, name = write[1], write[2]
+  if kind == 't' then
+    local level, rate, burst = write[3], write[4], write[5]
+    local full = math.min(math.ceil((burst - level) / rate * 1000) + 1000, 31536000000)
+    redis.call('SET', name, string.format('%.17g %.17g', level, now), 'PX', string.format('%.0f', full))
+  else
+    redis.call('HINCRBY', name, holder, 1)
+    redis.call('EXPIRE', name, ttl)
+    if kind == 'm' then
+      redis.call('HSET', write[3], write[4], write[5])
+      redis.call('EXPIRE', write[3], ttl)
+    end
+  end
+end
+return table.concat({'G', #over > 0 and table.concat(over, ',') or '-', unpack(others)}, ' ')

@@ -1,0 +1,102 @@
+"""What is shared and what is not: claims of rules with `scope: instance`, and penalties, are decided here, all others by the shared store.
+
+Still all claims of an ask or none. Our own are decided first, since that costs nothing; if the shared store then says no, or is not there
+to say anything, they are given back to the last token. Here this leaves the contract: of two broken claims one of our own is named, also
+if it comes later, and the shadow claims of the others are not counted then. Whoever is penalized thus costs the shared store nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.store import Ask, Claim, Denial, Grant, PenaltyClaim, Store, TokenClaim
+from proxy.ledger.token_bucket import TokenBucket
+
+
+class ScopedStore:
+    """A Store. `own_rules`: names of the rules that count on this instance alone."""
+
+    def __init__(self, own: MemoryStore, shared: Store, own_rules: Collection[str]) -> None:
+        self._own = own
+        self._shared = shared
+        self._own_rules = frozenset(own_rules)
+
+    def _is_own(self, claim: Claim) -> bool:
+        return isinstance(claim, PenaltyClaim) or claim.rule in self._own_rules
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        if not any(self._is_own(claim) for ask in asks for claim in ask):
+            return await self._shared.admit(asks, now)
+        decided: list[Grant | Denial] = []
+        try:
+            for ask in asks:
+                decided.append(await self._decide(ask, now))  # noqa: PERF401 -- those before an error must be known
+        except BaseException:
+            for answer in decided:
+                if isinstance(answer, Grant):
+                    self.release(answer)
+            raise
+        return decided
+
+    async def _decide(self, ask: Ask, now: float) -> Grant | Denial:
+        here = [index for index, claim in enumerate(ask) if self._is_own(claim)]
+        there = [index for index, claim in enumerate(ask) if not self._is_own(claim)]
+        (ours,) = await self._own.admit([[ask[index] for index in here]], now)
+        if isinstance(ours, Denial):
+            return _renumbered(ours, here)
+        over = [here[index] for index in ours.over]
+        if not there:
+            return Grant(ours.seats, tuple(over))
+        taken = [claim for index, claim in enumerate(ask) if index in here and index not in over]
+        try:
+            (theirs,) = await self._shared.admit([[ask[index] for index in there]], now)
+        except BaseException:
+            self._give_back(ours, taken, now)
+            raise
+        if isinstance(theirs, Denial):
+            self._give_back(ours, taken, now)
+            broken = there[theirs.broken]
+            before = [index for index in (*over, *(there[index] for index in theirs.over)) if index < broken]
+            return Denial(broken, theirs.retry_after, tuple(sorted(before)))
+        over += (there[index] for index in theirs.over)
+        return Grant(ours.seats + theirs.seats, tuple(sorted(over)))
+
+    def _give_back(self, grant: Grant, taken: Sequence[Claim], now: float) -> None:
+        """As if it had never been asked for."""
+        self._own.release(grant)
+        for claim in taken:
+            if isinstance(claim, TokenClaim):
+                bucket = self._own.open_bucket(claim.key, claim.rate, claim.burst, now)
+                bucket.level = min(bucket.burst, bucket.level + 1.0)
+                self._own.close_bucket(claim.key, bucket)
+
+    def release(self, grant: Grant) -> None:
+        seats, grant.seats = grant.seats, ()
+        self._own.release(Grant(tuple(claim for claim in seats if self._is_own(claim)), ()))
+        self._shared.release(Grant(tuple(claim for claim in seats if not self._is_own(claim)), ()))
+
+    def _of_key(self, key: bytes) -> Store:
+        """Keys begin with the name of their rule and a colon."""
+        return self._own if key.partition(b":")[0].decode() in self._own_rules else self._shared
+
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return self._of_key(key).open_bucket(key, rate, burst, now)
+
+    def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
+        self._of_key(key).close_bucket(key, bucket)
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._own.penalize(key, seconds, now)
+
+    def seats(self) -> Mapping[str, int]:
+        return {**self._shared.seats(), **self._own.seats()}
+
+    def sweep(self, now: float) -> None:
+        self._own.sweep(now)
+        self._shared.sweep(now)
+
+
+def _renumbered(denial: Denial, indexes: Sequence[int]) -> Denial:
+    """The indexes of a part of an ask, as those of the whole."""
+    return Denial(indexes[denial.broken], denial.retry_after, tuple(indexes[index] for index in denial.over))

@@ -1,0 +1,225 @@
+"""The Lua scripts, how they are called, and what their answers mean.
+
+A command is a tuple of bytes, ready to be sent; scripts are called by their digest. Keys of one claim lie under one hash tag, so
+that a Cluster has them in one slot. Pure, but for reading the scripts when it is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from proxy.ledger.own_seats import Seat
+from proxy.ledger.store import Ask, Denial, PenaltyClaim, SeatClaim, TokenClaim
+
+Command = tuple[bytes, ...]
+
+SEAT_TTL: Final = 24 * 3600  # seconds that a key of seats outlives the last word about it
+SEATS_AT_ONCE: Final = 64  # seats told in one script: some 0.2 ms
+REAP_COUNT: Final = b"500"  # members looked at in one script: some 0.3 ms
+
+
+class Script:
+    """One file in lua/."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = (Path(__file__).parent / "lua" / f"{name}.lua").read_bytes()
+        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def call(self, keys: Sequence[bytes], *arguments: bytes) -> Command:
+        return (b"EVALSHA", self.digest, b"%d" % len(keys), *keys, *arguments)
+
+
+ADMIT: Final = Script("admit")
+TELL: Final = Script("tell")
+REAP: Final = Script("reap")
+JOIN: Final = Script("join")
+BEAT: Final = Script("beat")
+BURY: Final = Script("bury")
+REFUND: Final = Script("refund")
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND)
+
+
+class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
+    """The store does not know our id: it was flushed, or somebody took us for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A key holds what is not ours. `index`: of the claim."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """`over`: indexes of shadow claims beyond their limits. `others`: what other holders have, by seat claim."""
+
+    over: tuple[int, ...]
+    others: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """`holders` of the broken claim's key, if it is about seats."""
+
+    denial: Denial
+    holders: tuple[bytes, ...]
+
+
+Answer = Granted | Refused | Conflict
+
+
+class Keys:
+    """Names of keys under a prefix. `listed`: scripts check that the holder is listed, which takes one server for all keys."""
+
+    def __init__(self, prefix: str, *, listed: bool) -> None:
+        text = prefix.encode()
+        self.holders = text + b"h"
+        self._counts = text + b"n:{"
+        self._members = text + b"m:{"
+        self._tokens = text + b"u:{"
+        self.listing = (self.holders,) if listed else ()
+        self.check = b"1" if listed else b"0"
+
+    def counts(self, key: bytes) -> bytes:
+        return self._counts + key + b"}"
+
+    def members(self, key: bytes) -> bytes:
+        return self._members + key + b"}"
+
+    def tokens(self, key: bytes) -> bytes:
+        return self._tokens + key + b"}"
+
+    # --- commands
+
+    def admit(self, holder: bytes, ask: Ask) -> Command:
+        keys = list(self.listing)
+        arguments = [holder, self.check, b"%d" % SEAT_TTL]
+        for claim in ask:
+            assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
+            shadow = b"1" if claim.shadow else b"0"
+            if not isinstance(claim, SeatClaim):
+                keys.append(self.tokens(claim.key))
+                arguments += (b"t", shadow, repr(float(claim.rate)).encode(), repr(float(claim.burst)).encode())
+            elif claim.member is None:
+                keys.append(self.counts(claim.key))
+                arguments += (b"c", shadow, b"%d" % claim.limit)
+            else:
+                keys += (self.counts(claim.key), self.members(claim.key))
+                arguments += (b"m", shadow, b"%d" % claim.limit, claim.member)
+        return ADMIT.call(keys, *arguments)
+
+    def tell(self, holder: bytes, former: Sequence[bytes], seats: Sequence[Seat]) -> Command:
+        """The truth about some seats, of which one server has all the keys."""
+        keys = list(self.listing)
+        arguments = [holder, self.check, b"%d" % SEAT_TTL, b"%d" % len(former), *former]
+        for seat in seats:
+            keys.append(self.counts(seat.key))
+            if seat.member is None:
+                arguments += (b"c", b"%d" % seat.held)
+            else:
+                keys.append(self.members(seat.key))
+                arguments += (b"m", b"1" if seat.held else b"0", seat.member)
+        return TELL.call(keys, *arguments)
+
+    def reap(self, claim: SeatClaim, holder: bytes, cursor: bytes) -> Command:
+        names = (self.counts(claim.key),) if claim.member is None else (self.counts(claim.key), self.members(claim.key))
+        return REAP.call(names, holder, cursor, REAP_COUNT)
+
+    def join(self, holder: bytes) -> Command:
+        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL)
+
+    def beat(self, holder: bytes) -> Command:
+        return BEAT.call((self.holders,), holder, b"%d" % SEAT_TTL)
+
+    def bury(self, holder: bytes, counter: int) -> Command:
+        return BURY.call((self.holders,), holder, b"%d" % counter)
+
+    def refund(self, claim: TokenClaim) -> Command:
+        return REFUND.call((self.tokens(claim.key),), repr(float(claim.burst)).encode())
+
+    def unlist(self, holders: Sequence[bytes]) -> Command:
+        return (b"HDEL", self.holders, *holders)
+
+    def holders_of(self, key: bytes) -> Command:
+        return (b"HKEYS", self.counts(key))
+
+
+# --- answers
+
+
+def read_admit(reply: object) -> Answer:
+    """Raises Unlisted, and ValueError for what our script does not say."""
+    if not isinstance(reply, bytes) or not reply:
+        raise ValueError("not an answer of our script")
+    kind, *words = reply.split(b" ")
+    if kind == b"G":
+        return Granted(_indexes(words[0]), tuple(map(int, words[1:])))
+    if kind == b"D":
+        retry = None if words[1] == b"-" else inf if words[1] == b"inf" else float(words[1])
+        return Refused(Denial(int(words[0]), retry, _indexes(words[2])), tuple(words[3:]))
+    if kind == b"C":
+        return Conflict(int(words[0]))
+    raise Unlisted("the store does not list this instance")
+
+
+def _indexes(text: bytes) -> tuple[int, ...]:
+    return () if text == b"-" else tuple(map(int, text.split(b",")))
+
+
+def read_listing(reply: object) -> Mapping[bytes, int]:
+    """Raises Unlisted for an empty one, and ValueError for what is no listing."""
+    if not isinstance(reply, list):
+        raise ValueError("no listing of holders")  # noqa: TRY004 -- what came over the wire is a value, not a type
+    if not reply:
+        raise Unlisted("the store does not list this instance")
+    return {holder: int(counter) for holder, counter in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def read_told(reply: object) -> tuple[int, ...]:
+    """Indexes of seats under keys that hold what is not ours. Raises Unlisted."""
+    if reply == b"U":
+        raise Unlisted("the store does not list this instance")
+    return _indexes(reply) if isinstance(reply, bytes) and reply else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one server was asked: the claims of an ask at these indexes."""
+
+    indexes: tuple[int, ...]
+    answer: Answer
+
+
+def merge(ask: Ask, parts: Sequence[Part]) -> Answer:
+    """What the answers of several servers mean for the whole ask."""
+    if len(parts) == 1:
+        return parts[0].answer
+    over: set[int] = set()
+    others: dict[int, int] = {}
+    broken: dict[int, Refused | Conflict] = {}
+    for part in parts:
+        answer = part.answer
+        if isinstance(answer, Conflict):
+            broken[part.indexes[answer.index]] = answer
+        elif isinstance(answer, Refused):
+            broken[part.indexes[answer.denial.broken]] = answer
+            over.update(part.indexes[index] for index in answer.denial.over)
+        else:
+            over.update(part.indexes[index] for index in answer.over)
+            seats = [index for index in part.indexes if isinstance(ask[index], SeatClaim)]
+            others.update(zip(seats, answer.others, strict=True))
+    if not broken:
+        return Granted(tuple(sorted(over)), tuple(others[index] for index in sorted(others)))
+    first = min(broken)
+    answer = broken[first]
+    if isinstance(answer, Conflict):
+        return Conflict(first)
+    before = tuple(index for index in sorted(over) if index < first)
+    return Refused(Denial(first, answer.denial.retry_after, before), answer.holders)

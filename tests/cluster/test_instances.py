@@ -1,0 +1,192 @@
+"""What befalls one of three gates: killed, frozen, cut off from the store, stopped. The others go on, and its seats come free or back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.gates import GateProcess, gates, seats_in, total_in
+from tests.cluster.guests import Party, game, party, statuses
+from tests.support.cuttable import Cuttable, cuttable
+from tests.support.raw import upgrade_head
+from tests.support.redis_servers import RedisServer, redis_server
+from tests.support.waiting import eventually
+
+TTL = 5.0  # seconds, of a holder
+HEAL = 5.0  # seconds from the return of whatever was away until all is right again
+OWN = 10  # guests of each gate
+CAP = 3 * OWN
+KINDS = ["connections", pytest.param("members", marks=pytest.mark.long)]  # the second kind of seat takes the same way
+YAML = f"""
+refuse_with: http
+holder_ttl: {TTL:.0f}s
+store_timeout: 1s
+routes:
+  - {{name: connections, path: "/connections/{{room}}", upstream: game}}
+  - {{name: members, path: "/members/{{room}}", upstream: game}}
+rules:
+  - {{name: connections, per: room, connections: {CAP}, when: {{route: connections}}}}
+  - {{name: members, per: room, members: {CAP}, when: {{route: members}}}}
+"""
+
+
+@dataclass
+class House:
+    """A full room: ten guests of each of three gates. The first gate comes to the store by `link`."""
+
+    store: RedisServer
+    link: Cuttable
+    gates: list[GateProcess]
+    people: Party
+    kind: str
+    _users: int = 0
+
+    async def knock(self, gate: GateProcess, count: int = 1) -> dict[int, int]:
+        """So many new users; how many got each answer."""
+        heads = []
+        for _ in range(count):
+            self._users += 1
+            heads.append(upgrade_head(f"/{self.kind}/room?token=user-{self._users}"))
+        return statuses(await self.people.knock(*((gate.port, head) for head in heads)))
+
+    async def admitted_within(self, gate: GateProcess, count: int, seconds: float) -> None:
+        """Knock until so many have been let in. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while count:
+                admitted = (await self.knock(gate, count)).get(101, 0)
+                count -= admitted
+                if not admitted:
+                    await asyncio.sleep(0.3)  # a refusal is repeated for 250 ms without asking
+
+    async def told(self) -> int:
+        """Seats that the store's copy has."""
+        return await total_in([self.store], self.kind)
+
+    async def is_right(self) -> bool:
+        """The store's copy is the truth."""
+        return await self.told() == len(self.people.inside)
+
+    async def heals(self, seconds: float = HEAL) -> None:
+        await eventually(self.is_right, seconds)
+
+    def guests_of(self, gate: GateProcess) -> range:
+        first = self.gates.index(gate) * OWN
+        return range(first, first + OWN)
+
+
+@asynccontextmanager
+async def full_house(folder: Path, kind: str, on_store_down: str = "local") -> AsyncIterator[House]:
+    async with game() as url, redis_server() as store, cuttable(store.port) as link:
+        stores = [store.url_via(link.port), store.url, store.url]
+        async with gates(folder, f"{YAML}on_store_down: {on_store_down}\n", url, stores) as three, party() as people:
+            house = House(store, link, three, people, kind)
+            for gate in three:
+                await eventually(lambda gate=gate: _is_shared(gate))
+                assert await house.knock(gate, OWN) == {101: OWN}
+            assert await house.knock(three[2]) == {429: 1}
+            assert await house.told() == CAP
+            yield house
+
+
+def lost(house: House) -> list[int]:
+    """Which guests lost their connections, by the order in which they came."""
+    return [number for number, guest in enumerate(house.people.guests) if guest.is_lost]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_seats_of_a_killed_gate_are_free_within_the_ttl_and_5_s(kind: str, tmp_path: Path) -> None:
+    async with full_house(tmp_path, kind) as house:
+        first, second, third = house.gates
+        first.kill()
+        started = time.monotonic()
+        assert await house.knock(second) == {429: 1}
+        await house.admitted_within(second, OWN, TTL + 5)
+        assert time.monotonic() - started > TTL / 2
+        assert await house.knock(third) == {429: 1}
+        assert lost(house) == list(house.guests_of(first))
+        await house.heals()
+        assert await house.told() == CAP
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_gate_that_stops_gives_its_seats_back_at_once(kind: str, tmp_path: Path) -> None:
+    async with full_house(tmp_path, kind) as house:
+        assert await house.gates[0].stop() == 0
+        await eventually(lambda: _holders_are(house, 2))
+        await house.admitted_within(house.gates[1], OWN, 2)
+        assert await house.knock(house.gates[2]) == {429: 1}
+
+
+async def _holders_are(house: House, count: int) -> bool:
+    """So many instances have seats."""
+    found = await seats_in([house.store])
+    return {len(counts) for counts in found.values()} == {count}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_frozen_gate_is_taken_for_dead_and_comes_back_with_its_guests(kind: str, tmp_path: Path) -> None:
+    async with full_house(tmp_path, kind) as house:
+        first, second, third = house.gates
+        first.freeze()
+        await house.admitted_within(second, OWN, TTL + 5)
+        assert await house.knock(third) == {429: 1}
+        first.thaw()
+        await house.heals()
+        assert await house.told() == CAP + OWN
+        for gate in house.gates:
+            assert await house.knock(gate) == {429: 1}
+        assert not lost(house)
+        await house.people.leave([house.people.guests[number] for number in house.guests_of(first)])
+        await house.heals()
+        assert await house.knock(second) == {429: 1}
+        await house.people.leave(house.people.inside[:1])
+        await house.admitted_within(third, 1, 2)
+        assert await house.knock(second) == {429: 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_gate_that_is_cut_off_keeps_its_guests_and_gives_no_seat_that_others_had(kind: str, tmp_path: Path) -> None:
+    async with full_house(tmp_path, kind) as house:
+        first, second, _ = house.gates
+        assert await house.knock(first) == {429: 1}  # so that it has seen what the others have
+        house.link.hold()
+        await eventually(lambda: _is_degraded(first))
+        assert await house.knock(first) == {429: 1}
+        await house.admitted_within(second, OWN, TTL + 5)
+        assert await house.knock(first) == {429: 1}
+        await house.link.forward()
+        await house.heals()
+        assert await house.told() == CAP + OWN
+        assert not lost(house)
+        events = [event["event"] for event in first.events() if event["event"].startswith("the store")]
+        assert all(one != other for one, other in pairwise(events)), events
+
+
+async def _is_degraded(gate: GateProcess) -> bool:
+    return (await gate.scrape())["wsgate_store_degraded"] == 1
+
+
+async def _is_shared(gate: GateProcess) -> bool:
+    return not await _is_degraded(gate)
+
+
+@pytest.mark.parametrize(("policy", "answer"), [("open", 101), ("closed", 503)])
+async def test_without_the_store_open_lets_everybody_in_and_closed_nobody(policy: str, answer: int, tmp_path: Path) -> None:
+    async with full_house(tmp_path, "members", policy) as house:
+        first = house.gates[0]
+        house.link.refuse()
+        await eventually(lambda: _is_degraded(first))
+        assert await house.knock(first, 3) == {answer: 3}
+        assert not lost(house)
+        assert await first.ready() == 200
+        await house.link.forward()
+        await eventually(lambda: _is_shared(first), HEAL)
+        await house.heals()
+        assert await house.knock(first) == {429: 1}

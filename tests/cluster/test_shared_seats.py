@@ -1,0 +1,66 @@
+"""Several gates before one game, with one store: together they admit what one would, and what one of them suffers is its own affair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.gates import GateProcess, gates, total_in
+from tests.cluster.guests import Guest, Party, game, party, statuses
+from tests.support.raw import upgrade_head
+from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_server
+from tests.support.waiting import eventually
+
+ROUNDS = 100
+RACERS = 300
+CAP = 100
+YAML = f"""
+refuse_with: http
+store_timeout: 5s
+routes:
+  - {{name: open, path: "/connections/{{room}}", upstream: game}}
+  - {{name: members, path: "/members/{{room}}", upstream: game}}
+rules:
+  - {{name: connections, per: room, connections: {CAP}, when: {{route: open}}}}
+  - {{name: members, per: room, members: {CAP}, when: {{route: members}}}}
+"""
+KINDS = ["connections", "members"]
+SHORT_TTL = "holder_ttl: 5s\n"
+
+
+def heads(kind: str, room: object, count: int = RACERS, first: int = 0) -> list[bytes]:
+    """Upgrades of so many users."""
+    return [upgrade_head(f"/{kind}/{room}?token=user-{number}") for number in range(first, first + count)]
+
+
+async def race(people: Party, cluster: list[GateProcess], asked: list[bytes]) -> list[Guest]:
+    """All at once, one gate after the other in turn."""
+    return await people.knock(*((cluster[index % len(cluster)].port, head) for index, head in enumerate(asked)))
+
+
+async def races(kind: str, flavour: Flavour, rounds: int, folder: Path) -> None:
+    """So often, each time for another room."""
+    async with game() as url, redis_server(flavour) as store, gates(folder, YAML, url, [store.url] * 3) as cluster, party() as people:
+        for room in range(rounds):
+            guests = await race(people, cluster, heads(kind, room))
+            assert statuses(guests) == {101: CAP, 429: RACERS - CAP}
+            await people.leave()
+        await eventually(lambda: has_total(store, kind, 0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
+async def test_300_upgrades_at_once_over_three_gates_admit_exactly_100(kind: str, flavour: Flavour, tmp_path: Path) -> None:
+    await races(kind, flavour, 3, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS)
+async def test_300_upgrades_at_once_admit_exactly_100_a_hundred_times(kind: str, tmp_path: Path) -> None:
+    await races(kind, Flavour.REDIS, ROUNDS, tmp_path)
+
+
+async def has_total(store: RedisServer, rule: str, expected: int) -> bool:
+    return await total_in([store], rule) == expected

@@ -1,0 +1,125 @@
+"""Two stores as one: the contract over both of them, and claims of one ask that lie on both sides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.scoped_store import ScopedStore
+from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, Store, StoreDown
+from tests.ledger.penalty_contract import PenaltyContract
+from tests.ledger.store_contract import NOW, ClockContract, StoreContract, denied, granted, held, member, seat, token
+
+OWN = frozenset({"rule-mine", "rule-tokens", "rule-room"})
+
+
+@pytest.fixture(params=[frozenset(), OWN, frozenset({"rule-seats"})], ids=["shared", "mixed", "seats"])
+def store(request: pytest.FixtureRequest) -> ScopedStore:
+    return ScopedStore(MemoryStore(), MemoryStore(), request.param)
+
+
+class TestContract(StoreContract):
+    pass
+
+
+class TestClock(ClockContract):
+    pass
+
+
+class TestPenalties(PenaltyContract):
+    async def test_the_first_broken_claim_is_named(self, store: Store) -> None:
+        """Not so here: one of our own is."""
+        store.penalize(b"k", 30.0, NOW)
+        answer = await denied(store, seat(limit=0), PenaltyClaim("rule-p", b"k"))
+        assert answer in (Denial(0, None, ()), Denial(1, 30.0, ()))
+        assert held(store) == {}
+
+
+class Away(MemoryStore):
+    """A shared store, when it is away and nobody is to be admitted."""
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        raise StoreDown("away", outcome_known=True)
+
+
+@pytest.fixture
+def mixed() -> ScopedStore:
+    return ScopedStore(MemoryStore(), MemoryStore(), OWN)
+
+
+async def test_a_refusal_of_the_shared_store_gives_back_all_that_is_our_own(mixed: ScopedStore) -> None:
+    await granted(mixed, seat("theirs"))
+    for _ in range(3):
+        assert await denied(mixed, seat("mine"), token(), member("ann"), seat("theirs")) == Denial(3, None, ())
+    assert held(mixed) == {"rule-theirs": 1}
+    await granted(mixed, seat("mine"), token(), member("ann"))
+
+
+async def test_a_shared_store_that_is_away_takes_nothing_of_our_own() -> None:
+    store = ScopedStore(MemoryStore(), Away(), OWN)
+    for _ in range(3):
+        with pytest.raises(StoreDown):
+            await store.admit([[seat("mine"), token(), seat("theirs")]], NOW)
+    assert held(store) == {}
+    await granted(store, seat("mine"), token())
+
+
+async def test_a_batch_that_fails_leaves_nothing_behind() -> None:
+    store = ScopedStore(MemoryStore(), Away(), OWN)
+    with pytest.raises(StoreDown):
+        await store.admit([[seat("mine")], [seat("theirs")]], NOW)
+    assert held(store) == {}
+
+
+async def test_a_refusal_of_our_own_asks_nobody() -> None:
+    store = ScopedStore(MemoryStore(), Away(), OWN)
+    await granted(store, seat("mine"))
+    assert await denied(store, seat("theirs"), seat("mine")) == Denial(1, None, ())
+
+
+async def test_a_penalty_is_our_own_and_is_named_by_its_place(mixed: ScopedStore) -> None:
+    mixed.penalize(b"k", 5.0, NOW)
+    assert await denied(mixed, seat("theirs"), PenaltyClaim("rule-p", b"k")) == Denial(1, 5.0, ())
+    assert held(mixed) == {}
+
+
+async def test_shadow_claims_on_both_sides_are_told_in_the_order_of_the_ask(mixed: ScopedStore) -> None:
+    await granted(mixed, seat("mine"), seat("theirs"))
+    claims = (seat("theirs", shadow=True), seat("mine", shadow=True), token())
+    grant = await granted(mixed, *claims)
+    assert grant.over == (0, 1)
+    assert held(mixed) == {"rule-mine": 2, "rule-theirs": 2}
+    await granted(mixed, seat("last"))
+    claims = (seat("theirs", shadow=True), seat("last"), seat("mine", shadow=True))
+    assert await denied(mixed, *claims) == Denial(1, None, (0,))
+    mixed.release(grant)
+    mixed.release(grant)
+    assert held(mixed) == {"rule-mine": 1, "rule-theirs": 1, "rule-last": 1}
+
+
+async def test_a_shadow_token_that_was_not_there_is_not_given_back(mixed: ScopedStore) -> None:
+    await granted(mixed, token(), seat("theirs"))
+    await denied(mixed, token(shadow=True), seat("theirs"))
+    await denied(mixed, token())
+
+
+async def test_buckets_lie_where_their_rule_does() -> None:
+    own, shared = MemoryStore(), MemoryStore()
+    store = ScopedStore(own, shared, OWN)
+    mine, theirs = (store.open_bucket(key, 1.0, 1.0, NOW) for key in (b"rule-mine:\xff", b"rule-theirs:\xff"))
+    assert (len(own), len(shared)) == (1, 1)
+    for key, bucket in ((b"rule-mine:\xff", mine), (b"rule-theirs:\xff", theirs)):
+        store.close_bucket(key, bucket)
+    store.sweep(NOW)
+    assert (len(own), len(shared)) == (0, 0)
+
+
+def test_the_last_seat_goes_to_one_of_many() -> None:
+    async def race() -> list[list[Grant | Denial]]:
+        store = ScopedStore(MemoryStore(), MemoryStore(), OWN)
+        return await asyncio.gather(*(store.admit([[seat("mine"), token(burst=9.0), seat("theirs", limit=3)]], NOW) for _ in range(9)))
+
+    assert sum(isinstance(answer, Grant) for (answer,) in asyncio.run(race())) == 1
