@@ -407,10 +407,24 @@ def set_up_node_packages(home: Home, environment: Environment) -> None:
         write_stamp(home.node, stamp)
 
 
+def set_up_fuzzer(home: Home, environment: Environment, libc: str) -> None:
+    """What fuzzes under the guidance of coverage, where there is one: the markers in its lock tell all but the C library."""
+    lock = LOCKS / "fuzz.txt"
+    folder = environment.path / "fuzzer"  # of a stamp only: it goes when the environment is made anew
+    stamp = digest(environment.stamp(), lock.read_bytes())
+    if libc != "glibc" or stamp_fits(folder, stamp):
+        return
+    with home.locked() as lock_fd:
+        run_uv(home, lock_fd, "pip", "install", "--quiet", "--require-hashes", "--no-build", "--python", environment.python, "-r", lock)
+        folder.mkdir(exist_ok=True)
+        write_stamp(folder, stamp)
+
+
 def set_up_tests(home: Home) -> Environment:
     """All that every test needs. The servers that some need (Redis, nginx ...) are fetched when they ask: `programs`."""
     environment = test_environment(home)
     set_up(home, environment)
+    set_up_fuzzer(home, environment, platform.libc_ver()[0])
     set_up_node_packages(home, environment)
     return environment
 
@@ -510,6 +524,8 @@ def lock(arguments: list[str]) -> None:
         run_uv(home, lock_fd, *compile_lock, "--quiet", "-o", "deploy/lock/runtime.txt", *arguments)
         same_versions = ["--group", "dev", "-c", "deploy/lock/runtime.txt"]
         run_uv(home, lock_fd, *compile_lock, *same_versions, "--quiet", "-o", "deploy/lock/dev.txt", *arguments)
+        fuzzer = ["pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes", "--group", "pyproject.toml:fuzz"]
+        run_uv(home, lock_fd, *fuzzer, "--quiet", "-o", "deploy/lock/fuzz.txt", *arguments)
     environment = test_environment(home)
     set_up(home, environment)
     command, environ = npm(environment, home)

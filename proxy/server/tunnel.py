@@ -35,8 +35,10 @@ from proxy.wire.frames import (
     CloseCode,
     CloseFrame,
     FrameWalker,
+    Halt,
     Opcode,
     ProtocolError,
+    Turn,
     Verdict,
     build_close,
     build_frame,
@@ -109,7 +111,7 @@ class Half(asyncio.Protocol):
         self.said = False
         self.heard = False
         self.left = False
-        self.hold: asyncio.Handle | None = None  # when the frame that the meter holds is asked about again
+        self.hold: asyncio.Handle | None = None  # when the frame at which the walker halted is asked about again
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
 
@@ -253,13 +255,15 @@ class Tunnel:
             walker.unwatch()
         self._settle()
 
-    def _halt(self, half: Half, halt: CloseFrame | ProtocolError | Verdict | None) -> None:
+    def _halt(self, half: Half, halt: Halt | None) -> None:
         if halt is None or half.heard:
             return
         if isinstance(halt, CloseFrame):
             self._close_received(half, halt)
         elif isinstance(halt, ProtocolError):
             self._broken(half, halt)
+        elif halt is Turn.OVER:
+            self._let_others_go_first(half)
         elif halt is Verdict.HOLD:
             self._hold(half)
         else:
@@ -313,6 +317,11 @@ class Tunnel:
         if half.hold is timer:
             timer.cancel()
             half.hold = self._loop.call_soon(self._ask_again, half)
+
+    def _let_others_go_first(self, half: Half) -> None:
+        """Too many frames for one turn of the loop: the rest comes in the next, and nothing more is read until then."""
+        half.pause()
+        half.hold = self._loop.call_soon(self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
         half.hold = None
@@ -387,10 +396,13 @@ class Tunnel:
                 self._let_go(half)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
-                half.walker.stop_judging()
-                half.walker.resume()
-                half.walker.receive_data(b"", 0.0)
+                walker = half.walker
+                walker.stop_judging()
+                walker.resume()
+                walker.receive_data(b"", 0.0)
                 self._let_go(half)
+                if walker.halt is Turn.OVER:
+                    self._let_others_go_first(half)
         if self.client.left and self.upstream.left:
             self.phase = Phase.OVER
             if self._timer is not None:

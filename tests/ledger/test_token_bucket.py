@@ -332,22 +332,23 @@ class TestLine:
         bucket.join(1, 1)
         assert bucket.due(1, NOW - 50, 1) == NOW - 49
 
-    @given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=30), st.integers(1, 8))
-    def test_a_line_passes_at_the_rate_and_in_order(self, waiting: list[tuple[int, bool]], burst: int) -> None:
-        """Everybody joins at once; some leave without their tokens; each of the others passes when it says it is due, or later."""
-        bucket = TokenBucket(4, 8, NOW)
-        assert bucket.take(8, NOW)
-        for ticket, (cost, _) in enumerate(waiting):
-            bucket.join(ticket, cost)
-        spent = Fraction(0)
-        now = NOW
-        for ticket, (cost, leaves) in enumerate(waiting):
-            if not leaves:
-                due = bucket.due(cost, now, ticket)
-                spent += cost
-                assert Fraction(due) == Fraction(NOW) + spent / 4
-                now = max(now, due)
-            bucket.leave(ticket, cost)
-            if not leaves:
-                bucket.spend_due(cost, now)
-        assert bucket.line is None
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=30), st.integers(1, 8))
+def test_a_line_passes_at_the_rate_and_in_order(waiting: list[tuple[int, bool]], burst: int) -> None:
+    """Everybody joins at once; some leave without their tokens; each of the others passes when it says it is due, or later."""
+    bucket = TokenBucket(4, 8, NOW)
+    assert bucket.take(8, NOW)
+    for ticket, (cost, _) in enumerate(waiting):
+        bucket.join(ticket, cost)
+    spent = Fraction(0)
+    now = NOW
+    for ticket, (cost, leaves) in enumerate(waiting):
+        if not leaves:
+            due = bucket.due(cost, now, ticket)
+            spent += cost
+            assert Fraction(due) == Fraction(NOW) + spent / 4
+            now = max(now, due)
+        bucket.leave(ticket, cost)
+        if not leaves:
+            bucket.spend_due(cost, now)
+    assert bucket.line is None

@@ -35,6 +35,8 @@ CLOSE = ("tests/wire/test_frames.py::TestClose",)
 DROP = ("tests/wire/test_frames.py::TestDrop",)
 REFUSAL = ("tests/wire/test_frames.py::TestRefusal",)
 HOLD = ("tests/wire/test_frames.py::TestHold",)
+CORPUS = ("tests/fuzz/test_fuzz.py::test_what_was_found_once_is_replayed",)
+TURNS = ("tests/wire/test_frames.py::TestTurn",)
 PLACES = ("tests/wire/test_frames.py::TestPlaces",)
 
 WALKER = (
@@ -226,8 +228,8 @@ WALKER = (
     Mutant(
         "reading_goes_on_behind_a_fault",
         FRAMES,
-        "        if self.halt is not None:\n            if self.halt is _HOLD",
-        "        if self.halt in (_HOLD, Verdict.CLOSE):\n            if self.halt is _HOLD",
+        "        if self.halt is not None:\n            if self.halt in _UNFINISHED",
+        "        if self.halt in _UNFINISHED:\n            if self.halt in _UNFINISHED",
         (*NOTHING_AFTER, *CLOSE),
     ),
     # fragments, drops, verdicts
@@ -318,10 +320,24 @@ WALKER = (
     Mutant(
         "resume_forgives_a_fault",
         FRAMES,
-        "if self.halt is Verdict.HOLD or self.halt is Verdict.CLOSE:\n            self.halt = None",
+        "if self.halt in _UNFINISHED:\n            self.halt = None",
         "if self.halt is not None:\n            self.halt = None",
         CLOSE,
     ),
+    Mutant("corpus_knows_faults", FRAMES, "elif message is not _NONE:", "elif False:", CORPUS),
+    Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", '        value = value.strip(b" ")\n', CORPUS),
+    Mutant("corpus_knows_what_is_ours", HANDSHAKE, "folded not in owned and (trusted or", "(trusted or", CORPUS),
+    Mutant("corpus_knows_answers", HANDSHAKE, "if len(chosen) > 1 or (chosen", "if (chosen", CORPUS),
+    Mutant("a_turn_is_never_over", FRAMES, "            if not frames:", "            if False:", TURNS),
+    Mutant("a_turn_one_frame_too_long", FRAMES, "            if not frames:", "            if frames < 0:", TURNS),
+    Mutant(
+        "a_turn_that_is_over_asks_for_nobody",
+        FRAMES,
+        "                self.halt = _OVER\n                self.attention = True\n",
+        "                self.halt = Turn.OVER\n",
+        TURNS,
+    ),
+    Mutant("nobody_gets_a_next_turn", FRAMES, "(Verdict.HOLD, Verdict.CLOSE, Turn.OVER)", "(Verdict.HOLD, Verdict.CLOSE)", TURNS),
     Mutant("resume_ends_a_watch", FRAMES, "self.attention = self._watched", "self.attention = False", HOLD),
     Mutant("unwatch_forgets_a_refusal", FRAMES, "self.attention = self.halt is not None", "self.attention = False", REFUSAL),
     # where a frame of ours may stand
@@ -1263,6 +1279,41 @@ IDENTITIES = (
         "if len(pairs) > MAX_PAIRS:",
         "if False:",
         ("tests/policy/test_identity.py::TestOneTokenInManySpellings",),
+    ),
+    Mutant(
+        "linger_looks_no_further_than_a_turn",
+        "proxy/server/linger.py",
+        "            elif walker.halt is Turn.OVER:\n",
+        "            elif walker.halt is Turn:\n",
+        ("tests/server/test_linger.py::test_a_close_behind_very_many_frames_ends_it",),
+    ),
+    Mutant(
+        "linger_reads_what_it_cannot_walk",
+        "proxy/server/linger.py",
+        "                self._transport.pause_reading()\n",
+        "",
+        ("tests/server/test_linger.py::test_more_is_not_read_before_all_is_looked_at",),
+    ),
+    Mutant(
+        "flood_goes_first",
+        "proxy/server/tunnel.py",
+        "        half.pause()\n        half.hold = self._loop.call_soon(self._ask_again, half)\n",
+        "        half.pause()\n        self._ask_again(half)\n",
+        ("tests/server/test_tunnel.py::test_others_have_their_turn_between_those_of_a_flood",),
+    ),
+    Mutant(
+        "flood_is_read_while_it_is_walked",
+        "proxy/server/tunnel.py",
+        "        half.pause()\n        half.hold = self._loop.call_soon(",
+        "        half.paused += 1\n        half.hold = self._loop.call_soon(",
+        ("tests/server/test_tunnel.py::test_nothing_is_read_of_a_flood_before_it_was_walked",),
+    ),
+    Mutant(
+        "flood_that_is_over_goes_on_for_ever",
+        "proxy/server/tunnel.py",
+        "                if walker.halt is Turn.OVER:\n",
+        "                if walker.halt is Turn:\n",
+        ("tests/server/test_tunnel.py::test_a_refused_flood_is_walked_to_its_end_while_our_close_waits",),
     ),
     Mutant(
         "linger_cuts_a_slow_reader",
