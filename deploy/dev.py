@@ -61,6 +61,7 @@ PUBLIC_INDEX = "https://pypi.org/simple"
 DOWNLOAD_ATTEMPTS = 4  # pauses of 1, 2 and 4 s between them
 DOWNLOAD_TIMEOUT = 30.0  # s without a byte
 COVERAGE_FLOOR = 95  # % of branches and lines of proxy/
+TESTS_AT_A_TIME = 3  # most of them wait for something
 
 
 class Wheel(NamedTuple):
@@ -475,13 +476,15 @@ def test(arguments: list[str]) -> NoReturn:
     say(" ".join(["pytest", *arguments]))
     os.chdir(ROOT)
     cache = ["-o", f"cache_dir={home.path / 'pytest'}"]
-    become([environment.python, "-m", "pytest", *cache, *coverage_options(arguments), *arguments], environ)
+    become([environment.python, "-m", "pytest", *cache, *suite_options(arguments), *arguments], environ)
 
 
-def coverage_options(arguments: Sequence[str]) -> list[str]:
-    """Coverage is demanded of the whole suite, not of a part that somebody picked."""
-    whole_suite = all(argument == "--long" for argument in arguments)
-    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"] if whole_suite else []
+def suite_options(arguments: Sequence[str]) -> list[str]:
+    """Of the whole suite coverage is demanded, not of a part that somebody picked; and its tests run a few at a time (tests/conftest.py)."""
+    if any(argument != "--long" for argument in arguments):
+        return []
+    several = ["-n", str(TESTS_AT_A_TIME), "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"]
+    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}", *several]
 
 
 def tool_environ(home: Home, environment: Environment) -> dict[str, str]:
