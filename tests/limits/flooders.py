@@ -2,7 +2,7 @@
 
     python -m tests.limits.flooders KIND PORT [BACKEND]
 
-floods until it gets SIGTERM, and prints then, as a JSON line, how often it was let in and how many bytes it sent. BACKEND is a port to listen on,
+(one of FRAMES, or `slow reader`; `deaf` does not care that it was closed) floods until it gets SIGTERM, and prints then, as a JSON line, how often it was let in and how many bytes it sent. BACKEND is a port to listen on,
 for the kind `slow reader`: a backend that sends tiny messages without end, to a client that reads 64 KB now and then.
 """
 
@@ -35,6 +35,7 @@ FRAMES = {
     "drop": (EMPTY, b""),
     "delay": (EMPTY, b""),
     "close": (EMPTY, b""),
+    "deaf": (EMPTY, b""),
     "pings": (PING, b""),
     "fragments": (MORE, b""),
     "bytes": (EMPTY, b"x" * 1000),
@@ -73,18 +74,20 @@ def flood(kind: str, port: int, done: Flood) -> None:
     data = chunk(encode(first, payload, MASK))
     with tunnel(kind, port) as sock:
         done.entered += 1
-        threading.Thread(target=read_all, args=(sock,), daemon=True).start()
+        threading.Thread(target=read_all, args=(sock, kind), daemon=True).start()
         if kind == "fragments":
             sock.sendall(encode(BEGIN, b"", MASK))
         while True:
             done.sent += sock.send(data)
 
 
-def read_all(sock: socket.socket) -> None:
-    """Who floods reads what comes back, or the gate would have reason to stop reading."""
+def read_all(sock: socket.socket, kind: str) -> None:
+    """Who floods reads what comes back, or the gate would have reason to stop reading. At the end he leaves, unless he is deaf."""
     try:
         while sock.recv(1 << 16):
             pass
+        if kind != "deaf":
+            sock.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass
 
