@@ -480,7 +480,7 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def suite_options(arguments: Sequence[str]) -> list[str]:
-    """Of the whole suite coverage is demanded, not of a part that somebody picked; and its tests run a few at a time (tests/conftest.py)."""
+    """Of the whole suite, not of a part that somebody picked: coverage is demanded, and a few tests run at a time (tests/conftest.py)."""
     if any(argument != "--long" for argument in arguments):
         return []
     several = ["-n", str(TESTS_AT_A_TIME), "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"]
