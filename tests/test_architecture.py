@@ -33,7 +33,18 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
 PURE = ("wire", "policy", "ledger")
 IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
     f"ledger.{name}"
-    for name in ("cluster_link", "connecting", "fallback_store", "keeper", "link", "redis_link", "redis_store", "sentinels", "teller")
+    for name in (
+        "cluster_link",
+        "connecting",
+        "fallback_store",
+        "keeper",
+        "link",
+        "redis_link",
+        "redis_store",
+        "sentinels",
+        "shared_penalties",
+        "teller",
+    )
 )
 WORLD = frozenset(
     [
