@@ -94,7 +94,7 @@ while arg < #ARGV do
     if not own then return 'C ' .. index end
     if kind == 'c' then
       fits = own + elsewhere < limit
-      writes[#writes + 1] = {'c', name}
+      writes[#writes + 1] = {'c', name, own}
       key, arg = key + 1, arg + 3
     else
       local members, member = KEYS[key + 2], ARGV[arg + 4]
@@ -104,7 +104,7 @@ while arg < #ARGV do
       fits = having or count < limit
       elsewhere = count - own
       if not having or not string.find(having, holder .. ';', 1, true) then
-        writes[#writes + 1] = {'m', name, members, member, (having or '') .. holder .. ';'}
+        writes[#writes + 1] = {'m', name, own, members, member, (having or '') .. holder .. ';'}
       end
       key, arg = key + 2, arg + 4
     end
@@ -128,10 +128,10 @@ for _, write in ipairs(writes) do
     redis.call('SET', name, string.format('%.17g %.17g', level, now), 'PX', string.format('%.0f', full))
   else
     redis.call('HINCRBY', name, holder, 1)
-    redis.call('EXPIRE', name, ttl)
-    if kind == 'm' then
-      redis.call('HSET', write[3], write[4], write[5])
-      redis.call('EXPIRE', write[3], ttl)
+    if kind == 'm' then redis.call('HSET', write[4], write[5], write[6]) end
+    if write[3] == 0 then  -- else the holder speaks of this key long before it expires
+      redis.call('EXPIRE', name, ttl)
+      if kind == 'm' then redis.call('EXPIRE', write[4], ttl) end
     end
   end
 end
