@@ -1,10 +1,10 @@
 """What an admission through Redis costs beyond one in memory: CPU of the gate's process and of the server, in µs.
 
-    python -m benchmarks.store [--waves 200] [--flavour redis|valkey]
+    python -m benchmarks.store [--waves 50] [--flavour redis|valkey]
 
-Waves of upgrades that are asked for at once, as under load, each with its release, over the two sets of claims below. One instance; a real
+Waves of upgrades that are asked for at once, as under load, then the same that end, over the two sets of claims below. One instance; a real
 server, started here. The gate's CPU is that of this process, which does nothing else; the memory store's is taken off. The server's is
-what it says itself (INFO cpu), with system calls: of all that it does for an admission and its release.
+what it says itself (INFO cpu), with its system calls.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tests.support.redis_servers import HOST, Flavour, RedisServer, redis_server
 
 WAVE: Final = 64  # upgrades at once
 ROUNDS: Final = 9  # the cheapest counts: whatever else the machine does only adds
+SETTLE: Final = 0.2  # seconds until all was told
 NEVER: Final = 1_000_000  # a limit that nobody reaches
 
 ClaimsOf = Callable[[int], Sequence[Claim]]
@@ -53,25 +54,38 @@ def four_rules(number: int) -> Sequence[Claim]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """µs of CPU per admission and release."""
+    """Seconds of CPU."""
 
     gate: float
     server: float
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.gate - other.gate, self.server - other.server)
 
-async def admissions(store: Store, claims_of: ClaimsOf, waves: int) -> float:
-    """Seconds of this process's CPU for one admission."""
+
+async def spent(server: RedisServer) -> Cost:
+    """So far, of this process and of the server."""
+    told = await server.info("cpu")
+    return Cost(time.process_time(), float(told["used_cpu_user"]) + float(told["used_cpu_sys"]))
+
+
+async def coming_and_going(store: Store, server: RedisServer, claims_of: ClaimsOf, waves: int) -> tuple[Cost, Cost]:
+    """What it takes to let all come, and to let all go again."""
 
     async def come(number: int) -> Grant:
         [answer] = await store.admit([claims_of(number)], time.monotonic())
         assert isinstance(answer, Grant)
         return answer
 
-    before = time.process_time()
-    for wave in range(waves):
-        for grant in await asyncio.gather(*(come(wave * WAVE + number) for number in range(WAVE))):
+    begun = await spent(server)
+    inside = [await asyncio.gather(*(come(wave * WAVE + number) for number in range(WAVE))) for wave in range(waves)]
+    full = await spent(server)
+    for wave in inside:
+        for grant in wave:
             store.release(grant)
-    return (time.process_time() - before) / (waves * WAVE)
+        await asyncio.sleep(0)
+    await asyncio.sleep(SETTLE)
+    return full - begun, await spent(server) - full
 
 
 class _Quiet:
@@ -84,41 +98,38 @@ class _Quiet:
     def evicts(self, policy: str) -> None: ...
 
 
-async def server_cpu(server: RedisServer) -> float:
-    """Seconds."""
-    told = await server.info("cpu")
-    return float(told["used_cpu_user"]) + float(told["used_cpu_sys"])
-
-
-async def measure(server: RedisServer, claims_of: ClaimsOf, waves: int) -> Cost:
-    """The cheapest of some rounds."""
+async def measure(server: RedisServer, claims_of: ClaimsOf, waves: int) -> list[Cost]:
+    """What the shared store costs beyond the one in memory, per connection: to come, and to go. The cheapest of some rounds."""
     shared = open_store(StoreOptions(StoreAddress((Endpoint(HOST, server.port),)), timeout=5.0), _Quiet())
     if (why := await shared.start()) is not None:
         raise RuntimeError(why)
-    memory = MemoryStore()
-    alone, gate, backend = [], [], []
+    rounds: dict[Store, list[tuple[Cost, Cost]]] = {MemoryStore(): [], shared: []}
     for _ in range(ROUNDS):
-        alone.append(await admissions(memory, claims_of, waves))
-        before = await server_cpu(server)
-        gate.append(await admissions(shared, claims_of, waves))
-        backend.append((await server_cpu(server) - before) / (waves * WAVE))
+        for store, costs in rounds.items():
+            costs.append(await coming_and_going(store, server, claims_of, waves))
     await shared.stop()
-    return Cost(1e6 * (min(gate) - min(alone)), 1e6 * min(backend))
+    alone, together = (
+        [Cost(min(one[phase].gate for one in costs), min(one[phase].server for one in costs)) for phase in range(2)]
+        for costs in rounds.values()
+    )
+    return [there - here for there, here in zip(together, alone, strict=True)]
 
 
 async def main(flavour: Flavour, waves: int) -> None:
-    gc.set_threshold(GC_THRESHOLD, 10, 10)  # as the gate does
+    gc.set_threshold(GC_THRESHOLD, 20, 50)  # as the gate does
     gc.freeze()
-    print(f"{'claims':<12} {'gate µs more':>14} {'server µs':>10}")
+    print("| claims of an upgrade | gate, to come | gate, to go | server, to come | server, to go |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     async with redis_server(flavour) as server:
         for claims_of in (one_cap, four_rules):
-            cost = await measure(server, claims_of, waves)
-            print(f"{claims_of.__name__:<12} {cost.gate:>14.1f} {cost.server:>10.1f}")
+            come, go = await measure(server, claims_of, waves)
+            figures = (1e6 * seconds / (waves * WAVE) for seconds in (come.gate, go.gate, come.server, go.server))
+            print(f"| {claims_of.__name__.replace('_', ' ')} | {' | '.join(f'{one:.1f}' for one in figures)} |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--waves", type=int, default=200)
+    parser.add_argument("--waves", type=int, default=50)
     parser.add_argument("--flavour", choices=[one.value for one in Flavour], default=Flavour.REDIS.value)
     options = parser.parse_args(sys.argv[1:])
     uvloop.run(main(Flavour(options.flavour), options.waves))

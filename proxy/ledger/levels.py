@@ -65,8 +65,9 @@ class Levels:
         """The store has answered, to this id of ours, a question that was sent at `asked_at`."""
         if claim.rate <= 0:
             return
-        known = self._of(claim, asked_at)
+        known = self._levels.get(claim.key) or self._of(claim, asked_at)
         known.most, known.at, known.holder, known.alone = level, asked_at, holder, None
+        self._levels.move_to_end(claim.key)
 
     def doubtful(self, ask: Ask, holder: bytes, now: float) -> Bounds:
         """Buckets of which the store may believe too much, and what they have at most."""

@@ -20,7 +20,7 @@ from proxy.ledger.keeper import Keeper
 from proxy.ledger.levels import NOTHING, Bounds, Levels
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.scripts import Granted, Keys, Part, Refused, Unlisted, merge, read_admit
+from proxy.ledger.scripts import Conflict, Granted, Keys, Part, Refused, Unlisted, merge, read_admit
 from proxy.ledger.shared_penalties import SharedPenalties
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 
@@ -121,7 +121,12 @@ class RedisStore:
         if isinstance(asked, Denial):
             return asked
         try:
-            parts = [Part(indexes, read_admit(await answer)) for indexes, answer in asked.pending]
+            if len(asked.pending) == 1:
+                parts = []
+                answer = read_admit(await asked.pending[0][1])
+            else:
+                parts = [Part(indexes, read_admit(await one)) for indexes, one in asked.pending]
+                answer = merge(asked.ask, parts)
         except CommandError as error:
             self._cancel(asked)
             if error.missing_script and asked.may_repeat:
@@ -145,12 +150,11 @@ class RedisStore:
             self.abandon(asked)
             raise
         self._events.answered(time.monotonic() - asked.began)
-        return await self._conclude(asked, parts)
-
-    async def _conclude(self, asked: Asked, parts: Sequence[Part]) -> Grant | Denial:
-        answer = merge(asked.ask, parts)
         if isinstance(answer, Granted):
             return self._grant(asked, answer)
+        return await self._deny(asked, answer, parts)
+
+    async def _deny(self, asked: Asked, answer: Refused | Conflict, parts: Sequence[Part]) -> Grant | Denial:
         self._refund(asked.ask, parts)
         self._cancel(asked)
         if isinstance(answer, Refused):
@@ -162,7 +166,9 @@ class RedisStore:
         for (seat, _), others in zip(asked.tickets, answer.others, strict=True):
             self._own.confirm(seat)
             self._own.note_others(seat.key, others)
-            self._full.pop(seat.key, None)
+        if self._full:
+            for seat, _ in asked.tickets:
+                self._full.pop(seat.key, None)
         if answer.levels:
             tokens = (claim for claim in asked.ask if isinstance(claim, TokenClaim))
             for token, level in zip(tokens, answer.levels, strict=True):

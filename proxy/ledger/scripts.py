@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, inf
 from pathlib import Path
 from typing import Final
@@ -114,13 +115,13 @@ class Keys:
         for claim in ask:
             if isinstance(claim, PenaltyClaim):
                 keys.append(self.penalty(claim.key))
-                arguments += (b"p", b"0", repr(min(claim.left, FOR_EVER)).encode())
+                arguments += (b"p", b"0", _number(min(claim.left, FOR_EVER)))
                 continue
             shadow = b"1" if claim.shadow else b"0"
             if not isinstance(claim, SeatClaim):
                 keys.append(self.tokens(claim.key))
-                most = repr(known[claim.key]).encode() if claim.key in known else b"-"
-                arguments += (b"t", shadow, repr(float(claim.rate)).encode(), repr(float(claim.burst)).encode(), most)
+                most = _number(known[claim.key]) if claim.key in known else b"-"
+                arguments += (b"t", shadow, _of_rule(claim.rate), _of_rule(claim.burst), most)
             elif claim.member is None:
                 keys.append(self.counts(claim.key))
                 arguments += (b"c", shadow, b"%d" % claim.limit)
@@ -156,7 +157,7 @@ class Keys:
         return BURY.call((self.holders,), holder, b"%d" % counter)
 
     def refund(self, claim: TokenClaim) -> Command:
-        return REFUND.call((self.tokens(claim.key),), repr(float(claim.burst)).encode())
+        return REFUND.call((self.tokens(claim.key),), _of_rule(claim.burst))
 
     def penalize(self, key: bytes, seconds: float) -> Command:
         return PENALIZE.call((self.penalty(key),), b"%d" % ceil(min(seconds, FOR_EVER) * 1000))
@@ -166,6 +167,13 @@ class Keys:
 
     def holders_of(self, key: bytes) -> Command:
         return (b"HKEYS", self.counts(key))
+
+
+def _number(value: float) -> bytes:
+    return repr(float(value)).encode()
+
+
+_of_rule: Final = lru_cache(1024)(_number)  # there are few, again and again
 
 
 # --- answers
