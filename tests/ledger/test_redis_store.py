@@ -83,6 +83,15 @@ class TestPenaltiesOfAnotherInstance(PenaltyContract):
             yield _Elsewhere(here.store, there.store, any_server)
 
 
+async def test_a_shorter_penalty_of_another_instance_does_not_end_a_longer_one(two: Two, server: RedisServer) -> None:
+    one, other = two
+    one.store.penalize(ANN, 30.0, NOW)
+    await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
+    other.store.penalize(ANN, 1.0, NOW)
+    await denied(other.store, penalty())  # which it asks behind it
+    assert await server.ask("PTTL", b"test:p:{%b}" % ANN) > 20_000
+
+
 async def test_a_penalty_is_over_when_its_time_is(two: Two, server: RedisServer) -> None:
     two[0].store.penalize(ANN, 0.3, NOW)
     await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
@@ -410,6 +419,18 @@ async def test_a_server_without_memory_leaves_the_instance_alone(two: Two, serve
     await server.ask("CONFIG", "SET", "maxmemory", "0")
     await one.up()
     await the_server_has(server, {"also": 1})
+
+
+async def test_what_could_not_be_told_for_want_of_memory_is_no_conflict_and_is_told_later(two: Two, server: RedisServer) -> None:
+    one, _ = two
+    first, _ = await granted(one.store, seat(limit=2)), await granted(one.store, seat(limit=2))
+    await server.ask("CONFIG", "SET", "maxmemory", "1")
+    one.store.release(first)
+    await until(lambda: not one.store._own.untold, PATIENCE)  # sent
+    await until(lambda: one.store._own.untold or one.heard.conflicts, PATIENCE)  # in vain
+    assert not one.heard.conflicts
+    await server.ask("CONFIG", "SET", "maxmemory", "0")
+    await the_server_has(server, {"seats": 1})
 
 
 async def test_a_server_that_is_loading_is_waited_for(server: RedisServer) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import proxy.ledger.redis_link
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim
@@ -39,6 +39,17 @@ SEATS = st.just(seat("seats", CAPS["seats"]))
 MEMBERS = st.sampled_from(USERS).map(lambda who: member(who, "room", CAPS["room"]))
 CLAIMS = st.lists(st.one_of(SEATS, MEMBERS), min_size=1, max_size=2, unique_by=lambda claim: claim.key)
 WHO = st.integers(0, INSTANCES - 1)
+CROWDS = st.lists(st.tuples(WHO, CLAIMS), max_size=8)
+LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=4)
+PAUSES = st.sampled_from([0.0, 0.01, 0.1, 0.4, TTL])  # seconds
+
+Event = tuple[str, float]
+"""What befalls whom, or for how many seconds."""
+
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.tuples(st.sampled_from(["crash", "cut", "lose_replies", "stand_still", "mend", "mend"]), WHO),
+    st.tuples(st.sampled_from(["restart_empty", "freeze", "flush", "nothing", "heal"]), st.sampled_from([0.0, 0.05, 0.3, TTL])),
+)
 
 
 @dataclass(eq=False)
@@ -122,15 +133,22 @@ class Story(RuleBasedStateMachine):
         site.watch()
         return site
 
+    @rule(event=EVENTS, crowd=CROWDS, leavers=LEAVERS, seconds=PAUSES)
+    def turn(self, event: Event, crowd: list[tuple[int, list[Claim]]], leavers: list[tuple[int, int]], seconds: float) -> None:
+        """Something befalls somebody; people knock, all at once, and others leave; time passes."""
+        self.runner.run(self._turn(event, crowd, leavers, seconds))
+
+    async def _turn(self, event: Event, crowd: list[tuple[int, list[Claim]]], leavers: list[tuple[int, int]], seconds: float) -> None:
+        what, argument = event
+        await getattr(self, what)(argument)
+        for who, which in leavers:
+            self._leave(self.sites[who], which)
+        await asyncio.gather(*(self._ask(self.sites[who], claims) for who, claims in crowd))
+        self.check()
+        await asyncio.sleep(seconds)
+        self.check()
+
     # --- what people do
-
-    @rule(asks=st.lists(st.tuples(WHO, CLAIMS), min_size=1, max_size=8))
-    def knock(self, asks: list[tuple[int, list[Claim]]]) -> None:
-        """All at once."""
-        self.runner.run(self._knock(asks))
-
-    async def _knock(self, asks: list[tuple[int, list[Claim]]]) -> None:
-        await asyncio.gather(*(self._ask(self.sites[who], claims) for who, claims in asks))
 
     async def _ask(self, site: Site, claims: Ask) -> bool:
         if site.stands_still:
@@ -141,57 +159,42 @@ class Story(RuleBasedStateMachine):
             site.held.append(Held(answer, claims, {claim.key for claim in claims} if was_alone else set()))
         return isinstance(answer, Grant)
 
-    @rule(who=WHO, which=st.integers(0, 20), count=st.integers(1, 3))
-    def leave(self, who: int, which: int, count: int) -> None:
-        self.runner.run(self._leave(self.sites[who], which, count))
-
-    async def _leave(self, site: Site, which: int, count: int) -> None:
-        for _ in range(0 if site.stands_still else min(count, len(site.held))):
+    def _leave(self, site: Site, which: int) -> None:
+        if site.held and not site.stands_still:
             site.one.store.release(site.held.pop(which % len(site.held)).grant)
 
-    @rule(seconds=st.sampled_from([0.01, 0.1, 0.4, TTL]))
-    def time_passes(self, seconds: float) -> None:
-        self.runner.run(asyncio.sleep(seconds))
+    async def nothing(self, _: float) -> None:
+        pass
 
     # --- what befalls an instance
 
-    @rule(who=WHO)
-    def crash(self, who: int) -> None:
+    async def crash(self, who: int) -> None:
         """Its connections are gone, nobody is told; another one takes its place."""
-        self.runner.run(self._crash(who))
-
-    async def _crash(self, who: int) -> None:
         site = self.sites[who]
         await site.one.crash()
         site.link.shut()
         self.sites[who] = await self._come()
         await site.life.aclose()
 
-    @rule(who=WHO)
-    def cut(self, who: int) -> None:
+    async def cut(self, who: int) -> None:
         site = self.sites[who]
         site.link.hold()
         site.silent_since = site.silent_since or time.monotonic()
 
-    @rule(who=WHO)
-    def lose_replies(self, who: int) -> None:
+    async def lose_replies(self, who: int) -> None:
         """What it asks is done, and it never hears of it."""
         if self.sites[who].silent_since is None:
             self.sites[who].link.lose_replies()
 
-    @rule(who=WHO)
-    def stand_still(self, who: int) -> None:
+    async def stand_still(self, who: int) -> None:
         site = self.sites[who]
         if not site.stands_still:
             site.stands_still = True
-            self.runner.run(site.one.store._shared.keeper.halt())
-            self.cut(who)
+            await site.one.store._shared.keeper.halt()
+            await self.cut(who)
 
-    @rule(who=WHO)
-    def mend(self, who: int) -> None:
-        self.runner.run(self._mend(self.sites[who]))
-
-    async def _mend(self, site: Site) -> None:
+    async def mend(self, who: int) -> None:
+        site = self.sites[who]
         self._note_silence()
         site.silent_since = None
         await site.link.forward()
@@ -202,29 +205,21 @@ class Story(RuleBasedStateMachine):
 
     # --- what befalls the server
 
-    @rule()
-    def flush(self) -> None:
+    async def flush(self, _: float) -> None:
         self._forgets()
-        self.runner.run(self.server.ask("FLUSHALL"))
+        await self.server.ask("FLUSHALL")
 
-    @rule(seconds=st.sampled_from([0.0, 0.3, TTL]))
-    def restart_empty(self, seconds: float) -> None:
-        async def restart() -> None:
-            self.server.kill()
-            await asyncio.sleep(seconds)
-            await self.server.start()
-
+    async def restart_empty(self, seconds: float) -> None:
         self._forgets()
-        self.runner.run(restart())
+        self.server.kill()
+        await asyncio.sleep(seconds)
+        self._forgets()
+        await self.server.start()
 
-    @rule(seconds=st.sampled_from([0.05, 0.3, TTL]))
-    def freeze(self, seconds: float) -> None:
-        async def freeze() -> None:
-            self.server.freeze()
-            await asyncio.sleep(seconds)
-            self.server.thaw()
-
-        self.runner.run(freeze())
+    async def freeze(self, seconds: float) -> None:
+        self.server.freeze()
+        await asyncio.sleep(seconds)
+        self.server.thaw()
 
     def _forgets(self) -> None:
         """Whoever cannot tell it again counts no more."""
@@ -239,21 +234,16 @@ class Story(RuleBasedStateMachine):
             if site.silent_since is not None and time.monotonic() - site.silent_since > SILENT:
                 site.excuse()
 
-    @invariant()
-    def caps_hold_but_for_what_is_excused(self) -> None:
-        if hasattr(self, "sites"):
-            self._note_silence()
-            for key, cap in CAPS.items():
-                assert people(self.sites, key, excused=False) <= cap, key
+    def check(self) -> None:
+        """Caps hold but for what is excused."""
+        self._note_silence()
+        for key, cap in CAPS.items():
+            assert people(self.sites, key, excused=False) <= cap, key
 
-    @precondition(lambda self: hasattr(self, "sites"))
-    @rule()
-    def heal(self) -> None:
-        self.runner.run(self._heal())
-
-    async def _heal(self) -> None:
-        for site in self.sites:
-            await self._mend(site)
+    async def heal(self, _: float) -> None:
+        """All is whole again, and the copy is the truth."""
+        for who in range(INSTANCES):
+            await self.mend(who)
         for site in self.sites:
             await site.one.up(PATIENCE)
         await the_server_has(self.server, self._truth(), PATIENCE)
@@ -280,11 +270,12 @@ class Story(RuleBasedStateMachine):
 
     async def _end(self) -> None:
         """All is healed, every seat that is free is given, and no more; then all leave, and nothing is left."""
-        await self._heal()
+        await self.heal(0)
         for key, cap in CAPS.items():
             await self._fill(key, cap)
         for site in self.sites:
-            await self._leave(site, 0, len(site.held))
+            while site.held:
+                self._leave(site, 0)
         await the_server_has(self.server, {}, PATIENCE)
         assert [len(site.one.store._own) for site in self.sites] == [0] * INSTANCES
 
@@ -324,10 +315,10 @@ ANY_TIME = settings(
 
 
 class TestStory(Story.TestCase):
-    settings = settings(ANY_TIME, max_examples=3, stateful_step_count=15)
+    settings = settings(ANY_TIME, max_examples=2, stateful_step_count=8)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 class TestLongStory(Story.TestCase):
-    settings = settings(ANY_TIME, max_examples=8, stateful_step_count=40)
+    settings = settings(ANY_TIME, max_examples=5, stateful_step_count=15)
