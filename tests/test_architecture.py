@@ -43,6 +43,7 @@ IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
         "redis_rates",
         "redis_store",
         "sentinels",
+        "shared_penalties",
         "subscription",
         "teller",
     )

@@ -1,15 +1,15 @@
 """The shared store as the gate uses it: while it decides, it decides; while it does not, this instance does as it was told to.
 
 `local`: a limit less what others were last seen to hold, and never less than what lives here. `open`: everybody comes in. `closed`:
-nobody does. What is held is never touched. Rates of frames go on by themselves (`redis_rates`). Of an upgrade
-rate this instance takes its share while the store is away, one of so many as were last listed.
+nobody does. What is held is never touched. Rates of frames go on by themselves (`redis_rates`). Of an upgrade rate this instance takes
+its share while the store is away, one of so many as were last listed. Penalties that were imposed here hold whatever is configured.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from itertools import cycle
@@ -32,7 +32,6 @@ from proxy.ledger.subscription import Subscription
 from proxy.ledger.token_bucket import TokenBucket
 
 START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store
-_ALONE: Final = b"alone:"  # buckets that stand in for the store's, apart from those of frames
 
 
 class OnStoreDown(Enum):
@@ -119,7 +118,9 @@ class FallbackStore:
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         """As the contract says; raises StoreDown only if nobody is to be admitted without the shared store."""
-        begun = [self._begin(ask) for ask in asks]
+        if len(self._shared.penalties):
+            asks = [self._with_penalties(ask, now) for ask in asks]
+        begun = [self._begin(ask, now) for ask in asks]
         decided: list[Grant | Denial] = []
         try:
             for ask, asked in zip(asks, begun, strict=True):
@@ -129,9 +130,14 @@ class FallbackStore:
             raise
         return decided
 
-    def _begin(self, ask: Ask) -> Asked | Denial | None:
+    def _with_penalties(self, ask: Ask, now: float) -> Ask:
+        """What this instance knows of penalties goes with the question, and counts also while nobody can be asked."""
+        left = self._shared.penalties.left
+        return [replace(claim, left=max(claim.left, left(claim.key, now))) if isinstance(claim, PenaltyClaim) else claim for claim in ask]
+
+    def _begin(self, ask: Ask, now: float) -> Asked | Denial | None:
         try:
-            return self._shared.begin(ask)
+            return self._shared.begin(ask, now)
         except StoreDown:
             return None
 
@@ -155,9 +161,11 @@ class FallbackStore:
 
     def _decide_alone(self, ask: Ask, now: float) -> Grant | Denial:
         over: list[int] = []
-        if self._on_store_down is OnStoreDown.LOCAL:
-            for index, claim in enumerate(ask):
-                assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
+        for index, claim in enumerate(ask):
+            if isinstance(claim, PenaltyClaim):
+                if claim.left > 0:
+                    return Denial(index, claim.left, tuple(over))
+            elif self._on_store_down is OnStoreDown.LOCAL:
                 fits, retry_after = self._fits(claim, now)
                 if not fits:
                     if not claim.shadow:
@@ -168,27 +176,19 @@ class FallbackStore:
             self._own.take_alone(claim)
         for claim in ask:
             if isinstance(claim, TokenClaim):
-                self._spend(claim, now)
+                self._shared.levels.take_alone(claim, self._sharers(), now)
         self._shared.changed()
         return Grant(seats, tuple(over))
 
     def _fits(self, claim: SeatClaim | TokenClaim, now: float) -> tuple[bool, float | None]:
         if isinstance(claim, SeatClaim):
             return self._own.has_room(claim), None
-        wait = self._open_share(claim, now).wait(1.0, now)
+        wait = self._shared.levels.wait_alone(claim, self._sharers(), now)
         return wait == 0, wait
 
-    def _spend(self, claim: TokenClaim, now: float) -> None:
-        self._open_share(claim, now).take(1.0, now)
-
-    def _open_share(self, claim: TokenClaim, now: float) -> TokenBucket:
-        """This instance's share of a bucket. It is remembered until it is full again."""
-        sharers = 1 + len(self._shared.keeper.holders.listed())
-        burst = claim.burst if claim.burst < 1 else max(1.0, claim.burst / sharers)
-        key = _ALONE + claim.key
-        bucket = self._rates.open_bucket(key, claim.rate / sharers, burst, now)
-        self._rates.close_bucket(key, bucket)
-        return bucket
+    def _sharers(self) -> int:
+        """Instances that were last listed, this one among them."""
+        return 1 + len(self._shared.keeper.holders.listed())
 
     def release(self, grant: Grant) -> None:
         self._shared.release(grant)
@@ -208,7 +208,7 @@ class FallbackStore:
             self._rates.close_bucket(key, bucket)
 
     def penalize(self, key: bytes, seconds: float, now: float) -> None:
-        self._rates.penalize(key, seconds, now)
+        self._shared.penalties.impose(key, seconds, now)
 
     def seats(self) -> Mapping[str, int]:
         return self._own.by_rule()
@@ -220,7 +220,8 @@ class FallbackStore:
     def sweep(self, now: float) -> None:
         self._rates.sweep(now)
         self._shared_rates.sweep(now)
+        self._shared.sweep(now)
 
     def __len__(self) -> int:
         """Keys that are remembered."""
-        return len(self._own) + len(self._rates) + len(self._shared_rates)
+        return len(self._own) + len(self._rates) + len(self._shared_rates) + len(self._shared.levels) + len(self._shared.penalties)

@@ -47,7 +47,7 @@ class MemoryStore:
                 broken = not self._has_room(claim)
                 retry_after = None
             elif isinstance(claim, PenaltyClaim):
-                retry_after = self._penalties.left(claim.key, now)
+                retry_after = max(claim.left, self._penalties.left(claim.key, now))
                 if retry_after:
                     return Denial(index, retry_after, tuple(over))
                 continue

@@ -205,7 +205,8 @@ class OwnSeats:
         """What other instances have of a key, as the store said."""
         others = self._others
         if not count:
-            others.pop(key, None)
+            if others:
+                others.pop(key, None)
             return
         others[key] = count
         others.move_to_end(key)

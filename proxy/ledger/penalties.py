@@ -6,6 +6,7 @@ up again when its turn comes. Beyond `most` keys the one whose turn is next goes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import Final
 
@@ -55,3 +56,6 @@ class Penalties:
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._ends)

@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +34,16 @@ STOOD_STILL: Final = 0.05  # seconds that a timer may be late
 GRACE: Final = 0.02  # seconds to read what has come meanwhile
 BATCH: Final = 128  # commands per write
 MAX_QUEUED: Final = 10_000  # commands that wait to be written; more are refused at once
-_SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(128))  # what stands between two words
+
+
+class _Sizes(dict[int, bytes]):
+    """What stands before a word of so many bytes."""
+
+    def __missing__(self, size: int) -> bytes:
+        return b"$%d" % size
+
+
+_SIZES: Final = _Sizes((size, b"$%d" % size) for size in range(128))
 
 
 class _Call:
@@ -329,11 +339,9 @@ def pack(commands: Iterable[Command]) -> bytes:
     pieces: list[bytes] = []
     for command in commands:
         pieces.append(b"*%d" % len(command))
-        for word in command:
-            size = len(word)
-            pieces += (_SIZES[size] if size < len(_SIZES) else b"\r\n$%d\r\n" % size, word)
-        pieces.append(b"\r\n")
-    return b"".join(pieces)
+        pieces += chain.from_iterable(zip(map(_SIZES.__getitem__, map(len, command)), command, strict=True))
+    pieces.append(b"")
+    return b"\r\n".join(pieces)
 
 
 def _look_away(answer: asyncio.Future[object]) -> None:

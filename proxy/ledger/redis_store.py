@@ -17,9 +17,11 @@ from contextlib import suppress
 from typing import Final
 
 from proxy.ledger.keeper import Keeper
+from proxy.ledger.levels import NOTHING, Bounds, Levels
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.scripts import Granted, Keys, Part, Refused, Unlisted, merge, read_admit
+from proxy.ledger.scripts import Conflict, Granted, Keys, Part, Refused, Unlisted, merge, read_admit
+from proxy.ledger.shared_penalties import SharedPenalties
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 
 FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking again
@@ -32,12 +34,14 @@ _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 class Asked:
     """A question that is on its way. `holder`: under whose name. `may_repeat`: it was not asked for the second time."""
 
-    __slots__ = ("ask", "began", "holder", "may_repeat", "pending", "tickets")
+    __slots__ = ("ask", "asked_at", "began", "holder", "known", "may_repeat", "pending", "tickets")
 
-    def __init__(self, ask: Ask, holder: bytes, began: float) -> None:
+    def __init__(self, ask: Ask, holder: bytes, began: float, asked_at: float) -> None:
         self.ask = ask
         self.holder = holder
         self.began = began
+        self.asked_at = asked_at  # as the caller's clock says
+        self.known: Bounds = NOTHING  # tokens of buckets of which the store may believe too much
         self.pending: list[_Pending] = []
         self.tickets: list[tuple[SeatClaim, int]] = []
         self.may_repeat = True
@@ -53,7 +57,10 @@ class RedisStore:
         self._events = events
         self._full: OrderedDict[bytes, tuple[float, tuple[Claim, ...], Denial]] = OrderedDict()
         self.keeper = Keeper(link, keys, own, ttl, events)
+        self.levels = Levels()
+        self.penalties = SharedPenalties(link, keys, events)
         self._teller = self.keeper.teller
+        self._swept_as: bytes | None = None
 
     @property
     def state(self) -> StoreState:
@@ -61,8 +68,8 @@ class RedisStore:
 
     # --- asking
 
-    def begin(self, ask: Ask) -> Asked | Denial:
-        """Send a question, or repeat what was just said. Raises StoreDown."""
+    def begin(self, ask: Ask, asked_at: float) -> Asked | Denial:
+        """Send a question, or repeat what was just said. `asked_at`: the contract's `now`. Raises StoreDown."""
         own = self.keeper.holders.own
         now = time.monotonic()
         if self.state is not StoreState.UP or own is None:
@@ -75,7 +82,8 @@ class RedisStore:
             return repeated
         if self._own.is_untold(ask):
             self._teller.now()
-        asked = Asked(ask, own, now)
+        asked = Asked(ask, own, now, asked_at)
+        asked.known = self.levels.doubtful(ask, own, asked_at)
         asked.tickets = [(claim, self._own.reserve(claim)) for claim in ask if isinstance(claim, SeatClaim)]
         try:
             self._send(asked)
@@ -99,21 +107,26 @@ class RedisStore:
         for seat, _ in asked.tickets:
             self._own.asked(seat)
         if self._keys.listing:
-            asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(asked.holder, ask))))
+            asked.pending.append((tuple(range(len(ask))), self._link.call(self._keys.admit(asked.holder, ask, asked.known))))
             return
         slots: dict[int, list[int]] = {}
         for index, claim in enumerate(ask):
             slots.setdefault(self._link.slot(self._keys.counts(claim.key)), []).append(index)
         for indexes in slots.values():
             part = [ask[index] for index in indexes]
-            asked.pending.append((tuple(indexes), self._link.call(self._keys.admit(asked.holder, part))))
+            asked.pending.append((tuple(indexes), self._link.call(self._keys.admit(asked.holder, part, asked.known))))
 
     async def finish(self, asked: Asked | Denial) -> Grant | Denial:
         """Wait for the answer. Raises StoreDown; then, and when it is cancelled, nothing is held."""
         if isinstance(asked, Denial):
             return asked
         try:
-            parts = [Part(indexes, read_admit(await answer)) for indexes, answer in asked.pending]
+            if len(asked.pending) == 1:
+                parts = []
+                answer = read_admit(await asked.pending[0][1])
+            else:
+                parts = [Part(indexes, read_admit(await one)) for indexes, one in asked.pending]
+                answer = merge(asked.ask, parts)
         except CommandError as error:
             self._cancel(asked)
             if error.missing_script and asked.may_repeat:
@@ -137,12 +150,11 @@ class RedisStore:
             self.abandon(asked)
             raise
         self._events.answered(time.monotonic() - asked.began)
-        return await self._conclude(asked, parts)
-
-    async def _conclude(self, asked: Asked, parts: Sequence[Part]) -> Grant | Denial:
-        answer = merge(asked.ask, parts)
         if isinstance(answer, Granted):
             return self._grant(asked, answer)
+        return await self._deny(asked, answer, parts)
+
+    async def _deny(self, asked: Asked, answer: Refused | Conflict, parts: Sequence[Part]) -> Grant | Denial:
         self._refund(asked.ask, parts)
         self._cancel(asked)
         if isinstance(answer, Refused):
@@ -154,7 +166,13 @@ class RedisStore:
         for (seat, _), others in zip(asked.tickets, answer.others, strict=True):
             self._own.confirm(seat)
             self._own.note_others(seat.key, others)
-            self._full.pop(seat.key, None)
+        if self._full:
+            for seat, _ in asked.tickets:
+                self._full.pop(seat.key, None)
+        if answer.levels:
+            tokens = (claim for claim in asked.ask if isinstance(claim, TokenClaim))
+            for token, level in zip(tokens, answer.levels, strict=True):
+                self.levels.told(token, level, asked.asked_at, asked.holder)
         for index in answer.over:
             shadow = asked.ask[index]
             if isinstance(shadow, SeatClaim):
@@ -166,6 +184,8 @@ class RedisStore:
         denial = answer.denial
         claim = asked.ask[denial.broken]
         if not isinstance(claim, SeatClaim):
+            if isinstance(claim, TokenClaim) and denial.retry_after is not None and claim.key not in asked.known:
+                self.levels.told(claim, 1.0 - denial.retry_after * claim.rate, asked.asked_at, asked.holder)
             return denial
         now = time.monotonic()
         dead = self.keeper.holders.dead_among(answer.holders, now)
@@ -189,7 +209,7 @@ class RedisStore:
         return await self._once_more(asked)
 
     async def _once_more(self, asked: Asked) -> Grant | Denial:
-        again = self.begin(asked.ask)
+        again = self.begin(asked.ask, asked.asked_at)
         if isinstance(again, Asked):
             again.may_repeat = False
         return await self.finish(again)
@@ -203,6 +223,14 @@ class RedisStore:
             self._own.leave(claim)
             self._full.pop(claim.key, None)
         self._teller.soon()
+
+    def sweep(self, now: float) -> None:
+        """Tell again what was not heard; forget penalties that are over. Bounded work."""
+        own = self.keeper.holders.own
+        if own is not None and own != self._swept_as:
+            self._swept_as = own
+            self.penalties.doubt()
+        self.penalties.sweep(now)
 
     def changed(self) -> None:
         """Somebody else has changed the table of own seats."""

@@ -1,16 +1,17 @@
-"""What is shared and what is not: claims of rules with `scope: instance`, and penalties, are decided here, all others by the shared store.
+"""What is shared and what is not: claims of rules with `scope: instance` are decided here, all others by the shared store.
 
-Still all claims of an ask or none. Our own are decided first, since that costs nothing; if the shared store then says no, or is not there
-to say anything, they are given back to the last token. Here this leaves the contract: of two broken claims one of our own is named, also
-if it comes later, and the shadow claims of the others are not counted then. Whoever is penalized thus costs the shared store nothing.
+Still all claims of an ask or none. Our own are decided first; if the shared store then says no, or is not there to say anything, they are
+given back to the last token. If one of our own is broken, the shared store is asked for the claims before it and for one that is broken
+for sure, so that it says which is the first and takes nothing. With none before it nobody is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
 from proxy.ledger.memory_store import MemoryStore
-from proxy.ledger.store import Ask, Claim, Denial, Grant, PenaltyClaim, Store, TokenClaim
+from proxy.ledger.store import Ask, Claim, Denial, Grant, PenaltyClaim, Store, StoreDown, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
 
 
@@ -23,7 +24,7 @@ class ScopedStore:
         self._own_rules = frozenset(own_rules)
 
     def _is_own(self, claim: Claim) -> bool:
-        return isinstance(claim, PenaltyClaim) or claim.rule in self._own_rules
+        return claim.rule in self._own_rules
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         if not any(self._is_own(claim) for ask in asks for claim in ask):
@@ -44,7 +45,7 @@ class ScopedStore:
         there = [index for index, claim in enumerate(ask) if not self._is_own(claim)]
         (ours,) = await self._own.admit([[ask[index] for index in here]], now)
         if isinstance(ours, Denial):
-            return _renumbered(ours, here)
+            return await self._first_broken(ask, _renumbered(ours, here), now)
         over = [here[index] for index in ours.over]
         if not there:
             return Grant(ours.seats, tuple(over))
@@ -61,6 +62,22 @@ class ScopedStore:
             return Denial(broken, theirs.retry_after, tuple(sorted(before)))
         over += (there[index] for index in theirs.over)
         return Grant(ours.seats + theirs.seats, tuple(sorted(over)))
+
+    async def _first_broken(self, ask: Ask, ours: Denial, now: float) -> Denial:
+        """One of our own claims is broken: is one of the others before it broken too?"""
+        there = [index for index, claim in enumerate(ask[: ours.broken]) if not self._is_own(claim)]
+        if not there:
+            return ours
+        stop = ask[ours.broken]
+        try:
+            (theirs,) = await self._shared.admit([[*(ask[index] for index in there), PenaltyClaim(stop.rule, stop.key, inf)]], now)
+        except StoreDown:
+            return ours  # nobody can say, and whoever asked is refused anyway
+        assert isinstance(theirs, Denial), "a claim that is broken for sure was granted"
+        there.append(ours.broken)
+        theirs = _renumbered(theirs, there)
+        over = tuple(sorted(index for index in (*ours.over, *theirs.over) if index < theirs.broken))
+        return Denial(theirs.broken, ours.retry_after if theirs.broken == ours.broken else theirs.retry_after, over)
 
     def _give_back(self, grant: Grant, taken: Sequence[Claim], now: float) -> None:
         """As if it had never been asked for."""
@@ -90,7 +107,7 @@ class ScopedStore:
         self._of_key(key).close_bucket(key, bucket)
 
     def penalize(self, key: bytes, seconds: float, now: float) -> None:
-        self._own.penalize(key, seconds, now)
+        self._of_key(key).penalize(key, seconds, now)
 
     def seats(self) -> Mapping[str, int]:
         return {**self._shared.seats(), **self._own.seats()}

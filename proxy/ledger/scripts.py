@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from functools import lru_cache
+from math import ceil, inf
 from pathlib import Path
 from typing import Final
 
+from proxy.ledger.levels import NOTHING, Bounds
 from proxy.ledger.own_seats import Seat
 from proxy.ledger.store import Ask, Denial, PenaltyClaim, SeatClaim, TokenClaim
 
@@ -20,6 +22,7 @@ Command = tuple[bytes, ...]
 
 SEAT_TTL: Final = 24 * 3600  # seconds that a key of seats outlives the last word about it
 SEATS_AT_ONCE: Final = 64  # seats told in one script: some 0.2 ms
+FOR_EVER: Final = 1e9  # seconds: what is sent for longer times
 REAP_COUNT: Final = b"500"  # members looked at in one script: some 0.3 ms
 
 
@@ -42,8 +45,9 @@ JOIN: Final = Script("join")
 BEAT: Final = Script("beat")
 BURY: Final = Script("bury")
 REFUND: Final = Script("refund")
+PENALIZE: Final = Script("penalize")
 RENT: Final = Script("rent")
-SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND, RENT)
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND, PENALIZE, RENT)
 
 
 class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
@@ -59,10 +63,12 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """`over`: indexes of shadow claims beyond their limits. `others`: what other holders have, by seat claim."""
+    """`over`: indexes of shadow claims beyond their limits. `others`: what other holders have, by seat claim. `levels`: tokens that are
+    left, by token claim."""
 
     over: tuple[int, ...]
     others: tuple[int, ...]
+    levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class Keys:
         self._counts = text + b"n:{"
         self._members = text + b"m:{"
         self._tokens = text + b"u:{"
+        self._penalties = text + b"p:{"
         self.listing = (self.holders,) if listed else ()
         self.check = b"1" if listed else b"0"
 
@@ -97,17 +104,25 @@ class Keys:
     def tokens(self, key: bytes) -> bytes:
         return self._tokens + key + b"}"
 
+    def penalty(self, key: bytes) -> bytes:
+        return self._penalties + key + b"}"
+
     # --- commands
 
-    def admit(self, holder: bytes, ask: Ask) -> Command:
+    def admit(self, holder: bytes, ask: Ask, known: Bounds = NOTHING) -> Command:
+        """`known`: tokens that a bucket has at most, by key, where the server may believe in more."""
         keys = list(self.listing)
         arguments = [holder, self.check, b"%d" % SEAT_TTL]
         for claim in ask:
-            assert not isinstance(claim, PenaltyClaim), "penalties are not shared: scoped_store keeps them here"
+            if isinstance(claim, PenaltyClaim):
+                keys.append(self.penalty(claim.key))
+                arguments += (b"p", b"0", _number(min(claim.left, FOR_EVER)))
+                continue
             shadow = b"1" if claim.shadow else b"0"
             if not isinstance(claim, SeatClaim):
                 keys.append(self.tokens(claim.key))
-                arguments += (b"t", shadow, repr(float(claim.rate)).encode(), repr(float(claim.burst)).encode())
+                most = _number(known[claim.key]) if claim.key in known else b"-"
+                arguments += (b"t", shadow, _of_rule(claim.rate), _of_rule(claim.burst), most)
             elif claim.member is None:
                 keys.append(self.counts(claim.key))
                 arguments += (b"c", shadow, b"%d" % claim.limit)
@@ -143,13 +158,23 @@ class Keys:
         return BURY.call((self.holders,), holder, b"%d" % counter)
 
     def refund(self, claim: TokenClaim) -> Command:
-        return REFUND.call((self.tokens(claim.key),), repr(float(claim.burst)).encode())
+        return REFUND.call((self.tokens(claim.key),), _of_rule(claim.burst))
+
+    def penalize(self, key: bytes, seconds: float) -> Command:
+        return PENALIZE.call((self.penalty(key),), b"%d" % ceil(min(seconds, FOR_EVER) * 1000))
 
     def unlist(self, holders: Sequence[bytes]) -> Command:
         return (b"HDEL", self.holders, *holders)
 
     def holders_of(self, key: bytes) -> Command:
         return (b"HKEYS", self.counts(key))
+
+
+def _number(value: float) -> bytes:
+    return repr(float(value)).encode()
+
+
+_of_rule: Final = lru_cache(1024)(_number)  # there are few, again and again
 
 
 # --- answers
@@ -159,9 +184,10 @@ def read_admit(reply: object) -> Answer:
     """Raises Unlisted, and ValueError for what our script does not say."""
     if not isinstance(reply, bytes) or not reply:
         raise ValueError("not an answer of our script")
+    reply, _, levels = reply.partition(b" t ")
     kind, *words = reply.split(b" ")
     if kind == b"G":
-        return Granted(_indexes(words[0]), tuple(map(int, words[1:])))
+        return Granted(_indexes(words[0]), tuple(map(int, words[1:])), tuple(map(float, levels.split())))
     if kind == b"D":
         retry = None if words[1] == b"-" else inf if words[1] == b"inf" else float(words[1])
         return Refused(Denial(int(words[0]), retry, _indexes(words[2])), tuple(words[3:]))
@@ -204,6 +230,7 @@ def merge(ask: Ask, parts: Sequence[Part]) -> Answer:
         return parts[0].answer
     over: set[int] = set()
     others: dict[int, int] = {}
+    levels: dict[int, float] = {}
     broken: dict[int, Refused | Conflict] = {}
     for part in parts:
         answer = part.answer
@@ -216,8 +243,12 @@ def merge(ask: Ask, parts: Sequence[Part]) -> Answer:
             over.update(part.indexes[index] for index in answer.over)
             seats = [index for index in part.indexes if isinstance(ask[index], SeatClaim)]
             others.update(zip(seats, answer.others, strict=True))
+            tokens = [index for index in part.indexes if isinstance(ask[index], TokenClaim)]
+            levels.update(zip(tokens, answer.levels, strict=True))
     if not broken:
-        return Granted(tuple(sorted(over)), tuple(others[index] for index in sorted(others)))
+        return Granted(
+            tuple(sorted(over)), tuple(others[index] for index in sorted(others)), tuple(levels[index] for index in sorted(levels))
+        )
     first = min(broken)
     answer = broken[first]
     if isinstance(answer, Conflict):

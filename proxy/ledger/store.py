@@ -45,10 +45,14 @@ class TokenClaim:
 
 @dataclass(frozen=True, slots=True)
 class PenaltyClaim:
-    """That no penalty lasts under `key`. Penalties have keys of their own: a bucket under the same bytes is another thing."""
+    """That no penalty lasts under `key`. Penalties have keys of their own: a bucket under the same bytes is another thing.
+
+    `left`: seconds that whoever asks knows to be left of one; the store may know of a longer one. So a claim can be broken for sure.
+    """
 
     rule: str
     key: bytes
+    left: float = 0.0
 
 
 Claim = SeatClaim | TokenClaim | PenaltyClaim

@@ -7,6 +7,7 @@ until `everything` was called under the new id, which goes slowly enough for the
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,7 +18,8 @@ from proxy.ledger.own_seats import OwnSeats, Seat
 from proxy.ledger.scripts import SEATS_AT_ONCE, Keys, Unlisted, read_told
 from proxy.ledger.store import StoreDown, StoreEvents
 
-SCRIPTS_AT_ONCE: Final = 4  # that are sent before one waits: some 2 ms of the loop
+SCRIPTS_AT_ONCE: Final = 2  # that are sent before one waits: some 1 ms of the loop
+MOST_BREATH: Final = 0.005  # seconds between two of those: as long as they took, so that at most half of the loop's time is spent
 MAX_FORMER: Final = 8  # own ids that keys may still carry; what is left of older ones is nobody's, and reaped when it is in the way
 
 
@@ -69,11 +71,14 @@ class Teller:
     async def everything(self, holder: bytes) -> None:
         """Tell what there is to tell, some at a time, until nothing is left. Raises StoreDown, CommandError, Unlisted."""
         while self._own.untold:
+            began = time.monotonic()
             answers: list[asyncio.Future[object]] = []
             while self._own.untold and len(answers) < SCRIPTS_AT_ONCE:
                 answers += self._send(holder)
+            took = time.monotonic() - began
             for answer in answers:
                 read_told(await answer)
+            await asyncio.sleep(min(took, MOST_BREATH))
         if self._unheard:
             await asyncio.wait(self._unheard)
 

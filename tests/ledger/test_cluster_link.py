@@ -13,9 +13,10 @@ from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.cluster_link import SLOTS, read_slots
 from proxy.ledger.store import Denial, Grant, StoreState
 from tests.ledger.instances import PATIENCE, Instance, instance, seats_of
-from tests.ledger.store_contract import ask, denied, granted, held, member, seat, token
+from tests.ledger.penalty_contract import penalty
+from tests.ledger.store_contract import NOW, ask, denied, granted, held, member, seat, token
 from tests.support.redis_servers import HOST, Cluster, cluster
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 pytestmark = pytest.mark.long  # a Cluster takes its time to form
 
@@ -91,6 +92,21 @@ async def test_parallel_upgrades_never_go_beyond_the_cap_and_fill_it(two: Two, s
         await granted(two[0].store, seat("all", 20), member(f"later {kinds[Grant]}", "room", 20))
         kinds[Grant] += 1
     assert isinstance(await ask(two[1].store, seat("all", 20), member("one more", "room", 20)), Denial)
+
+
+async def test_a_penalty_keeps_its_key_out_of_every_instance(two: Two) -> None:
+    one, other = two
+    keys = [str(number) for number in range(8)]  # in several slots
+    for key in keys:
+        one.store.penalize(b"rule:" + key.encode(), 100.0, NOW)
+
+    async def is_out(key: str) -> bool:
+        return isinstance(await ask(other.store, seat("all", 20), penalty(key)), Denial)
+
+    for key in keys:
+        await eventually(lambda key=key: is_out(key))  # type: ignore[misc]  # a default binds the loop's variable
+        assert (await denied(one.store, seat("all", 20), token("t", 100.0, 100.0), penalty(key))).broken == 2
+    await granted(other.store, seat("free"), penalty("nobody"))
 
 
 async def test_a_master_that_dies_is_replaced_and_nothing_is_leaked(two: Two, six: Cluster) -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from proxy.ledger.memory_store import AMORTISED, SWEEP_BATCH, MemoryStore
 from proxy.ledger.store import Grant, Store
-from tests.ledger.penalty_contract import PenaltyContract
+from tests.ledger.penalty_contract import PenaltyClockContract, PenaltyContract
 from tests.ledger.store_contract import NOW, Answers, ClockContract, StoreContract, StoreMachine, denied, granted, member, seat, token
 
 
@@ -28,6 +28,10 @@ class TestClock(ClockContract):
 
 
 class TestPenalties(PenaltyContract):
+    pass
+
+
+class TestPenaltyClock(PenaltyClockContract):
     pass
 
 

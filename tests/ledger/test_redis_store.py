@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from math import inf
@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.ledger.store import Claim, Denial, Grant, Store, StoreState
+from proxy.ledger.store import Ask, Claim, Denial, Grant, Store, StoreState
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, seats_in, the_server_has
-from tests.ledger.store_contract import StoreContract, ask, denied, granted, held, member, seat, token
+from tests.ledger.penalty_contract import ANN, PenaltyContract, penalty
+from tests.ledger.store_contract import NOW, StoreContract, ask, denied, granted, held, member, seat, token
 from tests.support.cuttable import cuttable
 from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_server
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 
 @pytest.fixture(params=FLAVOURS, ids=lambda flavour: flavour.value)
@@ -42,6 +43,84 @@ class TestContract(StoreContract):
             assert one.store.state is StoreState.UP
             yield one.store
             assert one.heard.states == [StoreState.UP]  # it was the server that decided
+
+
+class TestPenalties(PenaltyContract):
+    @pytest.fixture
+    async def store(self, any_server: RedisServer) -> AsyncIterator[Store]:
+        async with instance(address_of(any_server)) as one:
+            yield one.store
+
+
+class _Elsewhere:
+    """Asks one instance and penalizes at another: a store as the contract sees it, once the server has heard."""
+
+    def __init__(self, here: Store, there: Store, server: RedisServer) -> None:
+        self._here, self._there, self._server = here, there, server
+        self._told: dict[bytes, float] = {}
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        for key, seconds in self._told.items():
+            await eventually(lambda key=key, least=seconds * 800: self._has(key, least), PATIENCE)  # type: ignore[misc]  # defaults bind the loop's variables
+        return await self._here.admit(asks, now)
+
+    async def _has(self, key: bytes, least: float) -> bool:
+        left: int = await self._server.ask("PTTL", b"test:p:{%b}" % key)
+        return left >= least
+
+    def penalize(self, key: bytes, seconds: float, now: float) -> None:
+        self._told[key] = max(seconds, self._told.get(key, 0.0))
+        self._there.penalize(key, seconds, now)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._here, name)
+
+
+class TestPenaltiesOfAnotherInstance(PenaltyContract):
+    @pytest.fixture
+    async def store(self, any_server: RedisServer) -> AsyncIterator[object]:
+        async with instance(address_of(any_server)) as here, instance(address_of(any_server)) as there:
+            yield _Elsewhere(here.store, there.store, any_server)
+
+
+async def test_a_shorter_penalty_of_another_instance_does_not_end_a_longer_one(two: Two, server: RedisServer) -> None:
+    one, other = two
+    one.store.penalize(ANN, 30.0, NOW)
+    await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
+    other.store.penalize(ANN, 1.0, NOW)
+    await denied(other.store, penalty())  # which it asks behind it
+    assert await server.ask("PTTL", b"test:p:{%b}" % ANN) > 20_000
+
+
+async def test_a_penalty_is_over_when_its_time_is(two: Two, server: RedisServer) -> None:
+    two[0].store.penalize(ANN, 0.3, NOW)
+    await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
+    await admitted(two[1], penalty())
+    assert await server.ask("KEYS", "test:p:*") == []
+
+
+@pytest.mark.parametrize("command", [("SET", b"test:p:{rule:ann}", "x"), ("LPUSH", b"test:p:{rule:ann}", "x")], ids=["text", "list"])
+async def test_a_penalty_key_that_is_not_ours_is_refused_told_and_not_touched(
+    two: Two, server: RedisServer, command: tuple[str | bytes, ...]
+) -> None:
+    one, other = two
+    await server.ask(*command)
+    assert await denied(one.store, seat(), penalty()) == Denial(1, None, ())
+    assert one.heard.conflicts == ["rule"]
+    other.store.penalize(ANN, 30.0, NOW)
+    await until(lambda: other.heard.conflicts == ["rule"], PATIENCE)
+    await server.ask("PEXPIRE", command[1], "100000")
+    if command[0] == "LPUSH":
+        assert await denied(one.store, penalty()) == Denial(0, None, ())
+    assert await server.ask("TYPE", command[1]) == ("list" if command[0] == "LPUSH" else "string")
+
+
+async def test_a_penalty_whose_script_was_missing_is_told_with_the_next_sweep(two: Two, server: RedisServer) -> None:
+    await server.ask("SCRIPT", "FLUSH")
+    two[0].store.penalize(ANN, 30.0, NOW)
+    await until(lambda: two[0].store._shared.penalties._untold, PATIENCE)
+    two[0].store.sweep(NOW)
+    await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
 
 
 # --- several instances -----------------------------------------------------------------------------------------------------------
@@ -342,6 +421,18 @@ async def test_a_server_without_memory_leaves_the_instance_alone(two: Two, serve
     await the_server_has(server, {"also": 1})
 
 
+async def test_what_could_not_be_told_for_want_of_memory_is_no_conflict_and_is_told_later(two: Two, server: RedisServer) -> None:
+    one, _ = two
+    first, _ = await granted(one.store, seat(limit=2)), await granted(one.store, seat(limit=2))
+    await server.ask("CONFIG", "SET", "maxmemory", "1")
+    one.store.release(first)
+    await until(lambda: not one.store._own.untold, PATIENCE)  # sent
+    await until(lambda: one.store._own.untold or one.heard.conflicts, PATIENCE)  # in vain
+    assert not one.heard.conflicts
+    await server.ask("CONFIG", "SET", "maxmemory", "0")
+    await the_server_has(server, {"seats": 1})
+
+
 async def test_a_server_that_is_loading_is_waited_for(server: RedisServer) -> None:
     await fill(server)
     async with instance(address_of(server)) as one:
@@ -381,6 +472,9 @@ async def test_the_rights_that_the_page_names_are_enough(server: RedisServer) ->
     async with instance(address, ttl=1.0) as one, instance(address, ttl=1.0) as other:
         await granted(one.store, seat(), member("ann"), token())
         await denied(other.store, seat())
+        other.store.penalize(ANN, 30.0, NOW)
+        await denied(other.store, penalty())
+        await eventually(lambda: server.ask("EXISTS", b"test:p:{%b}" % ANN))
         await one.crash()
         await admitted(other, seat(), member("bob"))
         assert other.heard.states == [StoreState.UP]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.scoped_store import ScopedStore
 from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, Store, StoreDown
-from tests.ledger.penalty_contract import PenaltyContract
-from tests.ledger.store_contract import NOW, ClockContract, StoreContract, denied, granted, held, member, seat, token
+from tests.ledger.penalty_contract import PenaltyClockContract, PenaltyContract
+from tests.ledger.store_contract import NOW, Answers, ClockContract, StoreContract, StoreMachine, denied, granted, held, member, seat, token
 
 OWN = frozenset({"rule-mine", "rule-tokens", "rule-room"})
 
 
-@pytest.fixture(params=[frozenset(), OWN, frozenset({"rule-seats"})], ids=["shared", "mixed", "seats"])
+@pytest.fixture(params=[frozenset(), OWN, frozenset({"rule-seats", "rule"})], ids=["shared", "mixed", "seats"])
 def store(request: pytest.FixtureRequest) -> ScopedStore:
     return ScopedStore(MemoryStore(), MemoryStore(), request.param)
 
@@ -30,12 +32,29 @@ class TestClock(ClockContract):
 
 
 class TestPenalties(PenaltyContract):
-    async def test_the_first_broken_claim_is_named(self, store: Store) -> None:
-        """Not so here: one of our own is."""
-        store.penalize(b"k", 30.0, NOW)
-        answer = await denied(store, seat(limit=0), PenaltyClaim("rule-p", b"k"))
-        assert answer in (Denial(0, None, ()), Denial(1, 30.0, ()))
-        assert held(store) == {}
+    pass
+
+
+class TestPenaltyClock(PenaltyClockContract):
+    pass
+
+
+class ScopedStoreMachine(StoreMachine):
+    """Random claims on both sides, against the model of the contract."""
+
+    def make_store(self) -> Store:
+        self.stores = MemoryStore(), MemoryStore()
+        return ScopedStore(*self.stores, {"rule-s0", "rule-m1", "rule-t0", "rule-t2", "b0"})
+
+    def run(self, coroutine: Coroutine[Any, Any, Answers]) -> Answers:
+        return asyncio.run(coroutine)
+
+    def check_empty(self, store: Store) -> None:
+        assert [len(one) for one in self.stores] == [0, 0]
+
+
+TestModel = ScopedStoreMachine.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 class Away(MemoryStore):
@@ -74,16 +93,40 @@ async def test_a_batch_that_fails_leaves_nothing_behind() -> None:
     assert held(store) == {}
 
 
-async def test_a_refusal_of_our_own_asks_nobody() -> None:
+async def test_a_refusal_of_our_own_needs_nobody_else() -> None:
     store = ScopedStore(MemoryStore(), Away(), OWN)
     await granted(store, seat("mine"))
     assert await denied(store, seat("theirs"), seat("mine")) == Denial(1, None, ())
+    assert await denied(store, seat("mine"), seat("theirs")) == Denial(0, None, ())
 
 
-async def test_a_penalty_is_our_own_and_is_named_by_its_place(mixed: ScopedStore) -> None:
-    mixed.penalize(b"k", 5.0, NOW)
-    assert await denied(mixed, seat("theirs"), PenaltyClaim("rule-p", b"k")) == Denial(1, 5.0, ())
+async def test_a_penalty_of_our_own_is_named_by_its_place(mixed: ScopedStore) -> None:
+    mixed.penalize(b"rule-mine:k", 5.0, NOW)
+    assert await denied(mixed, seat("theirs"), PenaltyClaim("rule-mine", b"rule-mine:k")) == Denial(1, 5.0, ())
     assert held(mixed) == {}
+
+
+async def test_penalties_lie_where_their_rule_does() -> None:
+    own, shared = MemoryStore(), MemoryStore()
+    store = ScopedStore(own, shared, OWN)
+    store.penalize(b"rule-theirs:k", 5.0, NOW)
+    assert (len(own), len(shared)) == (0, 1)
+    assert await denied(store, PenaltyClaim("rule-theirs", b"rule-theirs:k")) == Denial(0, 5.0, ())
+    await granted(store, PenaltyClaim("rule-mine", b"rule-theirs:k"))
+    store.penalize(b"rule-mine:k", 5.0, NOW)
+    assert (len(own), len(shared)) == (1, 1)
+
+
+async def test_an_earlier_claim_of_the_shared_store_is_named_before_one_of_our_own(mixed: ScopedStore) -> None:
+    await granted(mixed, seat("mine"), seat("theirs"), token("c", 0.001), seat("shadow"))
+    before = held(mixed)
+    claims = (seat("shadow", shadow=True), token("c", 0.001), seat("mine"), seat("theirs"))
+    answer = await denied(mixed, *claims)
+    assert (answer.broken, answer.over) == (1, (0,))
+    assert answer.retry_after == pytest.approx(1000)
+    assert await denied(mixed, claims[0], token("free"), claims[2], claims[3]) == Denial(2, None, (0,))
+    assert held(mixed) == before
+    await granted(mixed, token("free"))  # which was asked about, and not taken
 
 
 async def test_shadow_claims_on_both_sides_are_told_in_the_order_of_the_ask(mixed: ScopedStore) -> None:

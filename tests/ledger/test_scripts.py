@@ -22,7 +22,7 @@ from proxy.ledger.scripts import (
     read_listing,
     read_told,
 )
-from proxy.ledger.store import Denial
+from proxy.ledger.store import Denial, PenaltyClaim
 from tests.ledger.store_contract import member, seat, token
 
 KEYS = Keys("test:", listed=True)
@@ -39,7 +39,24 @@ def test_an_ask_names_its_keys_and_what_is_asked_of_each() -> None:
     command = KEYS.admit(b"me", [seat("a", 3), member("ann", "r", 9, shadow=True), token("t", 0.5, 20)])
     assert command[:3] == (b"EVALSHA", ADMIT.digest, b"5")
     assert command[3:8] == (b"test:h", b"test:n:{a}", b"test:n:{r}", b"test:m:{r}", b"test:u:{t}")
-    assert command[8:] == (b"me", b"1", b"86400", b"c", b"0", b"3", b"m", b"1", b"9", b"ann", b"t", b"0", b"0.5", b"20.0")
+    assert command[8:] == (b"me", b"1", b"86400", b"c", b"0", b"3", b"m", b"1", b"9", b"ann", b"t", b"0", b"0.5", b"20.0", b"-")
+
+
+def test_an_ask_says_what_is_known_of_buckets_and_penalties() -> None:
+    claims = [token("t", 1, 20), token("u", 1, 20), PenaltyClaim("rule", b"p"), PenaltyClaim("rule", b"q", inf)]
+    command = KEYS.admit(b"me", claims, {b"u": 2.5})
+    assert command[4:8] == (b"test:u:{t}", b"test:u:{u}", b"test:p:{p}", b"test:p:{q}")
+    assert command[11:] == (
+        *(b"t", b"0", b"1.0", b"20.0", b"-"),
+        *(b"t", b"0", b"1.0", b"20.0", b"2.5"),
+        *(b"p", b"0", b"0.0"),
+        *(b"p", b"0", b"1000000000.0"),
+    )
+
+
+def test_a_penalty_is_told_in_whole_milliseconds() -> None:
+    assert KEYS.penalize(b"p", 1.2345)[2:] == (b"1", b"test:p:{p}", b"1235")
+    assert KEYS.penalize(b"p", inf)[4] == b"1000000000000"
 
 
 def test_of_a_cluster_the_listing_is_in_no_other_script() -> None:
@@ -61,6 +78,8 @@ def test_the_truth_is_told_in_absolute_numbers() -> None:
     [
         (b"G -", Granted((), ())),
         (b"G 0,2 5 0", Granted((0, 2), (5, 0))),
+        (b"G - 5 0 t 1.5 -0.25", Granted((), (5, 0), (1.5, -0.25))),
+        (b"G 1 t 7", Granted((1,), (), (7.0,))),
         (b"D 1 - -", Refused(Denial(1, None, ()), ())),
         (b"D 2 0.25 0,1 aa bb", Refused(Denial(2, 0.25, (0, 1)), (b"aa", b"bb"))),
         (b"D 0 inf -", Refused(Denial(0, inf, ()), ())),
@@ -104,8 +123,8 @@ class TestMerge:
         assert merge(self.ASK, [Part((0, 1, 2, 3), Granted((1,), (4, 5, 6)))]) == Granted((1,), (4, 5, 6))
 
     def test_grants_are_put_together_in_the_order_of_the_ask(self) -> None:
-        parts = [Part((1, 3), Granted((0,), (7,))), Part((0, 2), Granted((1,), (5, 6)))]
-        assert merge(self.ASK, parts) == Granted((1, 2), (5, 6, 7))
+        parts = [Part((1, 3), Granted((0,), (7,), (1.5,))), Part((0, 2), Granted((1,), (5, 6)))]
+        assert merge(self.ASK, parts) == Granted((1, 2), (5, 6, 7), (1.5,))
 
     def test_the_first_broken_claim_counts_and_shadows_before_it(self) -> None:
         parts = [
@@ -117,4 +136,4 @@ class TestMerge:
     def test_a_conflict_is_a_refusal_like_others(self) -> None:
         refused = Part((2, 3), Refused(Denial(0, None, ()), ()))
         assert merge(self.ASK, [refused, Part((0, 1), Conflict(1))]) == Conflict(1)
-        assert merge(self.ASK, [Part((0, 1, 2), Granted((), (1, 1))), Part((3,), Conflict(0))]) == Conflict(3)
+        assert merge(self.ASK, [Part((0, 1, 2), Granted((), (1, 1), (0.0,))), Part((3,), Conflict(0))]) == Conflict(3)

@@ -1880,6 +1880,10 @@ HOLDERS = "proxy/ledger/holders.py"
 OWN_SEATS = "proxy/ledger/own_seats.py"
 TELLER = "proxy/ledger/teller.py"
 KEEPER = "proxy/ledger/keeper.py"
+LEVELS = "proxy/ledger/levels.py"
+SHARED_PENALTIES = "proxy/ledger/shared_penalties.py"
+SCOPED = "proxy/ledger/scoped_store.py"
+PENALIZE = "proxy/ledger/lua/penalize.lua"
 REDIS_STORE = "proxy/ledger/redis_store.py"
 REDIS_LINK = "proxy/ledger/redis_link.py"
 
@@ -1895,6 +1899,14 @@ EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
 FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
 OWN_TABLE = ("tests/ledger/test_own_seats.py",)
 JUDGING = ("tests/ledger/test_holders.py",)
+KEPT_OUT = (f"{_REDIS}::TestPenalties", f"{_REDIS}::TestPenaltiesOfAnotherInstance")
+OUTAGES = ("tests/ledger/test_fallback_store.py::test_an_outage_brings_no_fresh_burst_and_what_is_taken_meanwhile_is_taken_from_all",)
+LATE_PENALTIES = (
+    "tests/ledger/test_shared_penalties.py",
+    "tests/ledger/test_fallback_store.py::test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back",
+)
+LEVEL_TESTS = ("tests/ledger/test_levels.py",)
+SCOPES = ("tests/ledger/test_scoped_store.py",)
 
 SHARED = (
     # the scripts
@@ -1907,22 +1919,38 @@ SHARED = (
     Mutant("admit_writes_the_wrong_key", ADMIT, "redis.call('HINCRBY', name, holder, 1)", "redis.call('HINCRBY', KEYS[#KEYS], holder, 1)", CONTRACT),
     Mutant("admit_shadows_refuse", ADMIT, "if not shadow then", "if true then", CONTRACT),
     Mutant("admit_asks_no_listing", ADMIT, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
-    Mutant("admit_seats_live_for_ever", ADMIT, "    redis.call('EXPIRE', name, ttl)\n", "", EXPIRY),
-    Mutant("admit_members_live_for_ever", ADMIT, "      redis.call('EXPIRE', write[3], ttl)\n", "", EXPIRY),
-    Mutant("admit_tokens_are_not_taken", ADMIT, "{'t', name, level - 1, limit, burst}", "{'t', name, level, limit, burst}", CONTRACT),
-    Mutant("admit_tokens_beyond_the_burst", ADMIT, "return math.min(level, burst)", "return level", (f"{_REDIS}::TestTokens::test_a_bucket_never_holds_more_than_its_burst",)),
+    Mutant("admit_seats_live_for_ever", ADMIT, "      redis.call('EXPIRE', name, ttl)\n", "", EXPIRY),
+    Mutant("admit_members_live_for_ever", ADMIT, "if kind == 'm' then redis.call('EXPIRE', write[4], ttl) end", "", EXPIRY),
+    Mutant("admit_tokens_are_not_taken", ADMIT, "level = level - 1\n", "\n", CONTRACT),
+    Mutant("admit_tokens_beyond_the_burst", ADMIT, "return math.min(level, burst, known)", "return level", (f"{_REDIS}::TestTokens::test_a_bucket_never_holds_more_than_its_burst",)),
     Mutant("admit_takes_time_backwards", ADMIT, "if elapsed > 0 then level = level + elapsed * rate end", "level = level + elapsed * rate", TOKENS),
     Mutant("admit_rate_of_0_gives", ADMIT, "fits = limit > 0 and level >= 1", "fits = level >= 1", CONTRACT),
     Mutant("admit_half_a_token_is_enough", ADMIT, "and level >= 1", "and level >= 0.5", TOKENS),
     Mutant("admit_believes_foreign_numbers", ADMIT, "    if not count then return nil end\n", "    count = count or 0\n", CONFLICTS),
     Mutant("admit_believes_foreign_buckets", ADMIT, "if not level or not stamp then return nil end", "level, stamp = level or burst, stamp or now", CONFLICTS),
     Mutant("tell_asks_no_listing", TELL, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", ("tests/ledger/test_teller.py::test_whoever_is_not_listed_any_more_tells_everything_anew",)),
-    Mutant("tell_keeps_former_seats", TELL, "for id in pairs(former) do redis.call('HDEL', name, id) end", "", FORMER),
+    Mutant("tell_keeps_former_seats", TELL, "if #former > 0 then redis.call('HDEL', name, unpack(former)) end", "", FORMER),
     Mutant("tell_keeps_former_members", TELL, "      change(name, id, -1)\n", "      after[#after + 1] = id .. ';'\n", FORMER),
     Mutant("tell_counts_former_members", TELL, "      change(name, id, -1)\n", "", FORMER),
     Mutant("tell_takes_others_out", TELL, "      after[#after + 1] = id .. ';'\n", "", TABS),
     Mutant("tell_leaves_an_empty_member", TELL, "if text == '' then", "if text == '-' then", TABS),
-    Mutant("tell_writes_over_what_is_not_ours", TELL, "return kind == 'hash' or kind == 'none'", "return true", (f"{_REDIS}::test_a_key_that_is_overwritten_under_a_seat_is_told_and_does_no_harm",)),
+    Mutant("tell_names_nothing_that_is_not_ours", TELL, "    foreign[#foreign + 1] = index\n", "", (f"{_REDIS}::test_a_key_that_is_overwritten_under_a_seat_is_told_and_does_no_harm",)),
+    Mutant("tell_takes_any_error_for_a_foreign_key", TELL, "if not is_foreign(problem) then error(problem) end", "", (f"{_REDIS}::test_what_could_not_be_told_for_want_of_memory_is_no_conflict_and_is_told_later",)),
+    Mutant("admit_lets_the_penalized_in", ADMIT, "if left == -2 then return 0 end", "if true then return 0 end", KEPT_OUT),
+    Mutant("admit_penalties_for_ever", ADMIT, "return left / 1000", "return left", KEPT_OUT),
+    Mutant("admit_knows_penalties_of_the_server_only", ADMIT, "left = math.max(left, limit)", "left = math.max(left, 0)", KEPT_OUT),
+    Mutant("admit_believes_in_a_full_bucket_where_there_is_none", ADMIT, "return math.min(burst, known)", "return burst", OUTAGES),
+    Mutant("penalize_shortens", PENALIZE, "if left < tonumber(ARGV[1]) then", "if true then", (f"{_REDIS}::test_a_shorter_penalty_of_another_instance_does_not_end_a_longer_one",)),
+    Mutant("penalize_once", PENALIZE, "if left < tonumber(ARGV[1]) then", "if left < 0 then", KEPT_OUT),
+    Mutant("penalize_overwrites_what_is_not_ours", PENALIZE, "if left == -1 or", "if", (f"{_REDIS}::test_a_penalty_key_that_is_not_ours_is_refused_told_and_not_touched",)),
+    Mutant("penalties_that_were_not_heard_are_lost", SHARED_PENALTIES, "        except StoreDown:\n            self._untold[key] = None", "        except StoreDown:\n            pass", LATE_PENALTIES),
+    Mutant("penalties_of_before_a_doubt_are_lost", SHARED_PENALTIES, "self._untold = dict.fromkeys(self._known)", "pass", LATE_PENALTIES),
+    Mutant("levels_what_is_taken_alone_stays_in_the_whole", LEVELS, "known.most_at(now) - 1.0, now, None", "known.most_at(now), now, None", LEVEL_TESTS),
+    Mutant("levels_a_whole_burst_each", LEVELS, "known.most_at(now) / sharers", "known.most_at(now)", LEVEL_TESTS),
+    Mutant("levels_a_new_server_is_believed", LEVELS, "if known is not None and known.holder != holder:", "if known is not None and known.holder is None:", LEVEL_TESTS),
+    Mutant("levels_a_fresh_share_each_time", LEVELS, "if known.alone is None:", "if True:", LEVEL_TESTS),
+    Mutant("scoped_asks_for_claims_behind_too", SCOPED, "enumerate(ask[: ours.broken])", "enumerate(ask)", SCOPES),
+    Mutant("scoped_forgets_shadows_of_the_others", SCOPED, "(*ours.over, *theirs.over) if index < theirs.broken", "ours.over", SCOPES),
     Mutant("reap_takes_the_living_too", REAP, "if one ~= ARGV[1] then", "if false then", DEATH),
     Mutant("reap_frees_no_members", REAP, "redis.call('HDEL', KEYS[2], found[2][i])", "", DEATH),
     Mutant("reap_frees_no_seats", REAP, "if cursor == '0' then redis.call('HDEL', KEYS[1], ARGV[1]) end", "", DEATH),

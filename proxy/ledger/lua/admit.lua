@@ -4,13 +4,15 @@
 --         c  n:{k}          seats of connections: holder -> how many
 --         m  n:{k} m:{k}    seats of members: holder -> how many; member -> "holder;holder;"
 --         t  u:{k}          a token bucket: "level stamp", stamp in seconds of this server's clock
+--         p  p:{k}          a penalty, which is there as long as it lasts
 -- ARGV  holder, check (1: the holder must be listed), ttl of seat keys (seconds), then for each claim its kind and
 --         c  shadow (0 or 1), limit
 --         m  shadow, limit, member
---         t  shadow, rate (tokens per second), burst (tokens)
+--         t  shadow, rate (tokens per second), burst (tokens), known: tokens that the bucket has at most, or "-"
+--         p  0, left: seconds that are known to be left of it
 -- Comes back as one text:
---   "G over others..."         granted. over: indexes from 0 of shadow claims beyond their limit, "1,3" or "-";
---                              others: per seat claim, what the other holders have of it
+--   "G over others... t levels..."     granted. over: indexes from 0 of shadow claims beyond their limit, "1,3" or "-"; others: per
+--                              seat claim, what the other holders have of it; levels: per token claim, what is left. Without those no "t"
 --   "D broken retry over holders..."   denied. retry: seconds, "inf" never, "-" unknown; holders: who has seats of the broken claim
 --   "U"                        the holder is not listed: nothing it says counts
 --   "C index"                  a key of this claim holds what is not ours
@@ -36,19 +38,26 @@ local function seats_of(name)
   return own, others, holders
 end
 
-local function level_of(name, rate, burst, now)
+local function level_of(name, rate, burst, known, now)
   local state = redis.pcall('GET', name)
-  if not state then return burst end
+  if not state then return math.min(burst, known) end
   if type(state) ~= 'string' then return nil end
   local level, stamp = string.match(state, '^(%S+) (%S+)$')
   level, stamp = tonumber(level), tonumber(stamp)
   if not level or not stamp then return nil end
   local elapsed = now - stamp
   if elapsed > 0 then level = level + elapsed * rate end
-  return math.min(level, burst)
+  return math.min(level, burst, known)
 end
 
-local over, others, writes, now = {}, {}, {}, nil
+local function penalty_of(name)
+  local left = redis.call('PTTL', name)
+  if left == -2 then return 0 end
+  if left == -1 or redis.call('TYPE', name).ok ~= 'string' then return nil end
+  return left / 1000
+end
+
+local over, others, levels, writes, now = {}, {}, {}, {}, nil
 local index = 0
 while arg < #ARGV do
   local kind, shadow, limit = ARGV[arg + 1], ARGV[arg + 2] == '1', tonumber(ARGV[arg + 3])
@@ -60,24 +69,32 @@ while arg < #ARGV do
       local time = redis.call('TIME')
       now = tonumber(time[1]) + tonumber(time[2]) / 1000000
     end
-    local level = level_of(name, limit, burst, now)
+    local level = level_of(name, limit, burst, tonumber(ARGV[arg + 5]) or burst, now)
     if not level then return 'C ' .. index end
     fits = limit > 0 and level >= 1
     if fits then
-      writes[#writes + 1] = {'t', name, level - 1, limit, burst}
+      level = level - 1
+      writes[#writes + 1] = {'t', name, level, limit, burst}
     elseif limit <= 0 or burst < 1 then
       retry = 'inf'
     else
       retry = string.format('%.17g', (1 - level) / limit)
     end
-    key, arg = key + 1, arg + 4
+    levels[#levels + 1] = string.format('%.9g', level)
+    key, arg = key + 1, arg + 5
+  elseif kind == 'p' then
+    local left = penalty_of(name)
+    if not left then return 'C ' .. index end
+    left = math.max(left, limit)
+    fits, retry = left <= 0, string.format('%.17g', left)
+    key, arg = key + 1, arg + 3
   else
     local own, elsewhere
     own, elsewhere, holders = seats_of(name)
     if not own then return 'C ' .. index end
     if kind == 'c' then
       fits = own + elsewhere < limit
-      writes[#writes + 1] = {'c', name}
+      writes[#writes + 1] = {'c', name, own}
       key, arg = key + 1, arg + 3
     else
       local members, member = KEYS[key + 2], ARGV[arg + 4]
@@ -87,7 +104,7 @@ while arg < #ARGV do
       fits = having or count < limit
       elsewhere = count - own
       if not having or not string.find(having, holder .. ';', 1, true) then
-        writes[#writes + 1] = {'m', name, members, member, (having or '') .. holder .. ';'}
+        writes[#writes + 1] = {'m', name, own, members, member, (having or '') .. holder .. ';'}
       end
       key, arg = key + 2, arg + 4
     end
@@ -111,11 +128,12 @@ for _, write in ipairs(writes) do
     redis.call('SET', name, string.format('%.17g %.17g', level, now), 'PX', string.format('%.0f', full))
   else
     redis.call('HINCRBY', name, holder, 1)
-    redis.call('EXPIRE', name, ttl)
-    if kind == 'm' then
-      redis.call('HSET', write[3], write[4], write[5])
-      redis.call('EXPIRE', write[3], ttl)
+    if kind == 'm' then redis.call('HSET', write[4], write[5], write[6]) end
+    if write[3] == 0 then  -- else the holder speaks of this key long before it expires
+      redis.call('EXPIRE', name, ttl)
+      if kind == 'm' then redis.call('EXPIRE', write[4], ttl) end
     end
   end
 end
+if #levels > 0 then others[#others + 1] = 't ' .. table.concat(levels, ' ') end
 return table.concat({'G', #over > 0 and table.concat(over, ',') or '-', unpack(others)}, ' ')

@@ -20,35 +20,33 @@ if ARGV[2] == '1' then
   if redis.call('HEXISTS', KEYS[1], holder) == 0 then return 'U' end
   key = 1
 end
-local former = {}
-for i = 5, 4 + former_ids do former[ARGV[i]] = true end
-
-local function is_ours(name)
-  local kind = redis.call('TYPE', name).ok
-  return kind == 'hash' or kind == 'none'
+local former, is_former = {}, {}
+for i = 5, 4 + former_ids do
+  former[#former + 1] = ARGV[i]
+  is_former[ARGV[i]] = true
 end
 
 local function tell_count(name, count)
-  for id in pairs(former) do redis.call('HDEL', name, id) end
   if count == '0' then
-    redis.call('HDEL', name, holder)
-  else
-    redis.call('HSET', name, holder, count)
-    redis.call('EXPIRE', name, ttl)
+    redis.call('HDEL', name, holder, unpack(former))
+    return
   end
+  if #former > 0 then redis.call('HDEL', name, unpack(former)) end
+  redis.call('HSET', name, holder, count)
+  redis.call('EXPIRE', name, ttl)
 end
 
 local function change(name, id, by)
   if redis.call('HINCRBY', name, id, by) <= 0 then redis.call('HDEL', name, id) end
 end
 
-local function tell_member(name, members, member, wanted)
+local function tell_member(name, members, wanted, member)
   local before = redis.call('HGET', members, member) or ''
   local after, had = {}, false
   for id in string.gmatch(before, '[^;]+') do
     if id == holder then
       had = true
-    elseif former[id] then
+    elseif is_former[id] then
       change(name, id, -1)
     else
       after[#after + 1] = id .. ';'
@@ -59,31 +57,34 @@ local function tell_member(name, members, member, wanted)
   local text = table.concat(after)
   if text == '' then
     redis.call('HDEL', members, member)
-  else
-    if text ~= before then redis.call('HSET', members, member, text) end
+  elseif text ~= before then
+    redis.call('HSET', members, member, text)
+  end
+  if wanted then
     redis.call('EXPIRE', name, ttl)
     redis.call('EXPIRE', members, ttl)
   end
 end
 
+-- What is not ours lets the first command about it fail, before anything was written. Any other error is everybody's.
+local function is_foreign(problem)
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true)
+end
+
 local foreign, index, arg = {}, 0, 4 + former_ids
 while arg < #ARGV do
-  local name = KEYS[key + 1]
+  local done, problem
   if ARGV[arg + 1] == 'c' then
-    if is_ours(name) then
-      tell_count(name, ARGV[arg + 2])
-    else
-      foreign[#foreign + 1] = index
-    end
+    done, problem = pcall(tell_count, KEYS[key + 1], ARGV[arg + 2])
     key, arg = key + 1, arg + 2
   else
-    local members = KEYS[key + 2]
-    if is_ours(name) and is_ours(members) then
-      tell_member(name, members, ARGV[arg + 3], ARGV[arg + 2] == '1')
-    else
-      foreign[#foreign + 1] = index
-    end
+    done, problem = pcall(tell_member, KEYS[key + 1], KEYS[key + 2], ARGV[arg + 2] == '1', ARGV[arg + 3])
     key, arg = key + 2, arg + 3
+  end
+  if not done then
+    if not is_foreign(problem) then error(problem) end
+    foreign[#foreign + 1] = index
   end
   index = index + 1
 end
