@@ -403,22 +403,21 @@ def forwarding_headers(peer: Peer, fields: Fields, *, host: bytes, proto: bytes)
 
     Both tell the chain that we counted: one that only the client wrote and the proxy in front let through must not contradict it.
     """
-    if not peer.trusted and peer.address is not None:
+    if not peer.trusted:  # which a peer without an address always is
         return [
             (b"X-Forwarded-For", peer.text),
             (b"X-Forwarded-Host", host),
             (b"X-Forwarded-Proto", proto),
             (b"Forwarded", _element(peer, host, proto)),
         ]
-    told: Fields = fields if peer.trusted else {}
-    chain = forwarded_for(told)
-    proto = next((one for one in reversed(list_tokens(told.get(b"x-forwarded-proto", ()))) if _SCHEME.fullmatch(one)), proto)
-    host = (list_tokens(told.get(b"x-forwarded-host", ())) or [host])[-1]
+    chain = forwarded_for(fields)
+    proto = next((one for one in reversed(list_tokens(fields.get(b"x-forwarded-proto", ()))) if _SCHEME.fullmatch(one)), proto)
+    host = (list_tokens(fields.get(b"x-forwarded-host", ())) or [host])[-1]
     ours = _element(peer, host, proto)
-    if list_tokens(told.get(b"x-forwarded-for", ())):
+    if list_tokens(fields.get(b"x-forwarded-for", ())):
         elements = [b"for=" + format_node(parse_address(node)) for node in chain]
     else:
-        elements = [b"for=unknown" if _forwarded_nodes(line) is None else line for line in told.get(b"forwarded", ()) if line]
+        elements = [b"for=unknown" if _forwarded_nodes(line) is None else line for line in fields.get(b"forwarded", ()) if line]
         chain = [node or b"unknown" for node in chain]
     if peer.address is not None:
         chain.append(peer.text)

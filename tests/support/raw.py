@@ -7,13 +7,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from proxy.wire.frames import mask_payload
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 §1.3
 PATIENCE = 5.0  # seconds
+LEAVING = 0.1  # seconds that the end of a connection may take
 
 
 def upgrade_head(target: str = "/", *headers: str, host: str = "gate.test") -> bytes:
@@ -137,3 +138,6 @@ async def raw_client(
         yield RawClient(reader, writer)
     finally:
         writer.close()
+        with suppress(OSError, TimeoutError):  # an error that nobody took would be reported whenever the collector finds it
+            async with asyncio.timeout(LEAVING):
+                await writer.wait_closed()
