@@ -2,8 +2,9 @@
 
     python -m tests.limits.flooders KIND PORT [BACKEND]
 
-(one of FRAMES, or `slow reader`; `deaf` does not care that it was closed) floods until it gets SIGTERM, and prints then, as a JSON line, how often it was let in and how many bytes it sent. BACKEND is a port to listen on,
-for the kind `slow reader`: a backend that sends tiny messages without end, to a client that reads 64 KB now and then.
+floods until it gets SIGTERM, and prints then, as a JSON line, how often it was let in and how many bytes it sent. KIND is one of FRAMES
+(`deaf` does not care that it was closed) or `slow reader`: that one reads 64 KB now and then of what a backend sends, which listens
+on port BACKEND and sends tiny messages without end.
 """
 
 from __future__ import annotations
