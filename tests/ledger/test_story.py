@@ -43,7 +43,7 @@ WHO = st.integers(0, INSTANCES - 1)
 ALL_OVER = st.lists(st.tuples(WHO, CLAIMS), max_size=8)
 AT_ONE = st.tuples(WHO, st.lists(CLAIMS, max_size=8)).map(lambda drawn: [(drawn[0], claims) for claims in drawn[1]])
 CROWDS = st.one_of(ALL_OVER, AT_ONE)
-LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=4)
+LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=2)
 PAUSES = st.sampled_from([0.0, 0.01, 0.1, 0.4, TTL])  # seconds
 
 Event = tuple[str, float]
@@ -127,6 +127,10 @@ class Story(RuleBasedStateMachine):
         self.server: RedisServer = await self.life.enter_async_context(redis_server())
         for _ in range(INSTANCES):
             self.sites.append(await self._come())
+        for number in range(max(CAPS.values())):  # the house is full
+            site = self.sites[number % INSTANCES]
+            await self._ask(site, [seat("seats", CAPS["seats"])])
+            await self._ask(site, [member(USERS[number], "room", CAPS["room"])])
 
     async def _come(self) -> Site:
         life = AsyncExitStack()
