@@ -44,6 +44,7 @@ class Target:
 
 TARGETS = (
     Target("round-trip-64-100", "HAProxy", 1.5, "CPU per metered round trip"),
+    Target("round-trip-64-100", "wsgate, no frame rules", 1.15, "CPU per round trip, metered to unmetered"),
     Target("admitted", "nginx", 3.0, "CPU per admitted upgrade"),
     Target("refused", "nginx", 1.5, "CPU per refused upgrade"),
     Target("idle", None, 6.0, "KiB RSS per idle tunnel"),

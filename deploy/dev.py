@@ -61,6 +61,7 @@ PUBLIC_INDEX = "https://pypi.org/simple"
 DOWNLOAD_ATTEMPTS = 4  # pauses of 1, 2 and 4 s between them
 DOWNLOAD_TIMEOUT = 30.0  # s without a byte
 COVERAGE_FLOOR = 95  # % of branches and lines of proxy/
+TESTS_AT_A_TIME = 3  # most of them wait for something
 
 
 class Wheel(NamedTuple):
@@ -407,10 +408,24 @@ def set_up_node_packages(home: Home, environment: Environment) -> None:
         write_stamp(home.node, stamp)
 
 
+def set_up_fuzzer(home: Home, environment: Environment, libc: str) -> None:
+    """What fuzzes under the guidance of coverage, where there is one: the markers in its lock tell all but the C library."""
+    lock = LOCKS / "fuzz.txt"
+    folder = environment.path / "fuzzer"  # of a stamp only: it goes when the environment is made anew
+    stamp = digest(environment.stamp(), lock.read_bytes())
+    if libc != "glibc" or stamp_fits(folder, stamp):
+        return
+    with home.locked() as lock_fd:
+        run_uv(home, lock_fd, "pip", "install", "--quiet", "--require-hashes", "--no-build", "--python", environment.python, "-r", lock)
+        folder.mkdir(exist_ok=True)
+        write_stamp(folder, stamp)
+
+
 def set_up_tests(home: Home) -> Environment:
     """All that every test needs. The servers that some need (Redis, nginx ...) are fetched when they ask: `programs`."""
     environment = test_environment(home)
     set_up(home, environment)
+    set_up_fuzzer(home, environment, platform.libc_ver()[0])
     set_up_node_packages(home, environment)
     return environment
 
@@ -461,13 +476,15 @@ def test(arguments: list[str]) -> NoReturn:
     say(" ".join(["pytest", *arguments]))
     os.chdir(ROOT)
     cache = ["-o", f"cache_dir={home.path / 'pytest'}"]
-    become([environment.python, "-m", "pytest", *cache, *coverage_options(arguments), *arguments], environ)
+    become([environment.python, "-m", "pytest", *cache, *suite_options(arguments), *arguments], environ)
 
 
-def coverage_options(arguments: Sequence[str]) -> list[str]:
-    """Coverage is demanded of the whole suite, not of a part that somebody picked."""
-    whole_suite = all(argument == "--long" for argument in arguments)
-    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}"] if whole_suite else []
+def suite_options(arguments: Sequence[str]) -> list[str]:
+    """Of the whole suite, not of a part that somebody picked: coverage is demanded, and a few tests run at a time (tests/conftest.py)."""
+    if any(argument != "--long" for argument in arguments):
+        return []
+    several = ["-n", str(TESTS_AT_A_TIME), "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"]
+    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}", *several]
 
 
 def tool_environ(home: Home, environment: Environment) -> dict[str, str]:
@@ -510,6 +527,8 @@ def lock(arguments: list[str]) -> None:
         run_uv(home, lock_fd, *compile_lock, "--quiet", "-o", "deploy/lock/runtime.txt", *arguments)
         same_versions = ["--group", "dev", "-c", "deploy/lock/runtime.txt"]
         run_uv(home, lock_fd, *compile_lock, *same_versions, "--quiet", "-o", "deploy/lock/dev.txt", *arguments)
+        fuzzer = ["pip", "compile", "--universal", "--python-version", "3.11", "--generate-hashes", "--group", "pyproject.toml:fuzz"]
+        run_uv(home, lock_fd, *fuzzer, "--quiet", "-o", "deploy/lock/fuzz.txt", *arguments)
     environment = test_environment(home)
     set_up(home, environment)
     command, environ = npm(environment, home)

@@ -40,9 +40,11 @@ IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
         "keeper",
         "link",
         "redis_link",
+        "redis_rates",
         "redis_store",
         "sentinels",
         "shared_penalties",
+        "subscription",
         "teller",
     )
 )

@@ -1,28 +1,34 @@
 """The shared store as the gate uses it: while it decides, it decides; while it does not, this instance does as it was told to.
 
 `local`: a limit less what others were last seen to hold, and never less than what lives here. `open`: everybody comes in. `closed`:
-nobody does. What is held is never touched. Rates of messages and bytes have buckets of this instance. Of an upgrade rate it takes its
-share while the store is away, one of so many as were last listed. Penalties that were imposed here hold whatever is configured.
+nobody does. What is held is never touched. Rates of frames go on by themselves (`redis_rates`). Of an upgrade rate this instance takes
+its share while the store is away, one of so many as were last listed. Penalties that were imposed here hold whatever is configured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from itertools import cycle
 from typing import Final
 
 from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.cluster_link import ClusterLink
-from proxy.ledger.link import Link
+from proxy.ledger.leased_bucket import LeasedBucket
+from proxy.ledger.link import Link, Locate
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.own_seats import OwnSeats
 from proxy.ledger.redis_link import RedisLink
+from proxy.ledger.redis_rates import RedisRates
 from proxy.ledger.redis_store import Asked, RedisStore
+from proxy.ledger.rent import RentCommands
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
 from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
+from proxy.ledger.subscription import Subscription
 from proxy.ledger.token_bucket import TokenBucket
 
 START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store
@@ -53,28 +59,48 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     address = options.address
     link = _open_link(options, events)
     keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
-    return FallbackStore(RedisStore(link, keys, own, options.holder_ttl, events), own, options.on_store_down)
+    shared = RedisStore(link, keys, own, options.holder_ttl, events)
+    commands = RentCommands(options.prefix, secrets.token_hex(8).encode())
+    rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
+    shared.keeper.doubted, shared.keeper.healed = rates.doubted, rates.healed
+    subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening)
+    return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 
 
 def _open_link(options: StoreOptions, events: StoreEvents) -> Link:
     address = options.address
     if address.topology is Topology.CLUSTER:
         return ClusterLink(address, options.timeout, events)
-    locate = Sentinels(address).locate if address.topology is Topology.SENTINEL else partial(_stay, address.endpoints[0])
-    return RedisLink(address, locate, options.timeout, events)
+    return RedisLink(address, _locator(address), options.timeout, events)
 
 
-async def _stay(endpoint: Endpoint) -> Endpoint:
-    return endpoint
+def _locator(address: StoreAddress) -> Locate:
+    """Where one connection goes: to the master; of a Cluster to one node after the other, since any of them carries all messages."""
+    if address.topology is Topology.SENTINEL:
+        return Sentinels(address).locate
+    return partial(_next, cycle(address.endpoints))
+
+
+async def _next(endpoints: Iterator[Endpoint]) -> Endpoint:
+    return next(endpoints)
 
 
 class FallbackStore:
     """A SharedStore. `own` is the same table as the shared store's."""
 
-    def __init__(self, shared: RedisStore, own: OwnSeats, on_store_down: OnStoreDown) -> None:
+    def __init__(
+        self,
+        shared: RedisStore,
+        own: OwnSeats,
+        on_store_down: OnStoreDown,
+        rates: RedisRates,
+        subscription: Subscription,
+    ) -> None:
         self._shared = shared
         self._own = own
         self._on_store_down = on_store_down
+        self._shared_rates = rates
+        self._subscription = subscription
         self._rates = MemoryStore()
 
     @property
@@ -82,9 +108,12 @@ class FallbackStore:
         return self._shared.state
 
     async def start(self) -> str | None:
+        self._subscription.start()
         return await self._shared.keeper.start(START_PATIENCE)
 
     async def stop(self) -> None:
+        await self._subscription.stop()
+        await self._shared_rates.stop()
         await self._shared.keeper.stop()
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
@@ -165,10 +194,18 @@ class FallbackStore:
         self._shared.release(grant)
 
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        if rate > 0:
+            return self._shared_rates.open_bucket(key, rate, burst)
+        return self.open_own_bucket(key, rate, burst, now)  # nothing is the same on all instances
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         return self._rates.open_bucket(key, rate, burst, now)
 
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
-        self._rates.close_bucket(key, bucket)
+        if isinstance(bucket, LeasedBucket):
+            self._shared_rates.close_bucket(bucket)
+        else:
+            self._rates.close_bucket(key, bucket)
 
     def penalize(self, key: bytes, seconds: float, now: float) -> None:
         self._shared.penalties.impose(key, seconds, now)
@@ -182,8 +219,9 @@ class FallbackStore:
 
     def sweep(self, now: float) -> None:
         self._rates.sweep(now)
+        self._shared_rates.sweep(now)
         self._shared.sweep(now)
 
     def __len__(self) -> int:
         """Keys that are remembered."""
-        return len(self._own) + len(self._rates) + len(self._shared.levels) + len(self._shared.penalties)
+        return len(self._own) + len(self._rates) + len(self._shared_rates) + len(self._shared.levels) + len(self._shared.penalties)

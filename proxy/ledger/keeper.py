@@ -12,7 +12,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -50,6 +50,8 @@ class Keeper:
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
+        self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
+        self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
         link.up = self._link_up
@@ -104,6 +106,7 @@ class Keeper:
 
     def doubt(self) -> None:
         """What the store has of us may be anything: nothing is asked until it was told anew."""
+        self.doubted()
         own = self.holders.own
         if own is not None:
             self.teller.retire(own)
@@ -156,6 +159,7 @@ class Keeper:
             self._own.mark_all()
         else:
             await self._beat(own)
+        self.healed(flushed)
         if self._own.untold:
             self._enter(StoreState.HEALING, "telling it what is held here")
         await self.teller.everything(own)

@@ -124,6 +124,9 @@ class MemoryStore:
         bucket.users += 1
         return bucket
 
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return self.open_bucket(key, rate, burst, now)
+
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         bucket.users -= 1
         self._rest(key, bucket)

@@ -100,6 +100,9 @@ class ScopedStore:
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         return self._of_key(key).open_bucket(key, rate, burst, now)
 
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return self._of_key(key).open_own_bucket(key, rate, burst, now)
+
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
         self._of_key(key).close_bucket(key, bucket)
 

@@ -46,7 +46,8 @@ BEAT: Final = Script("beat")
 BURY: Final = Script("bury")
 REFUND: Final = Script("refund")
 PENALIZE: Final = Script("penalize")
-SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND, PENALIZE)
+RENT: Final = Script("rent")
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND, PENALIZE, RENT)
 
 
 class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one

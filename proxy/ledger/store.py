@@ -92,8 +92,11 @@ class Store(Protocol):
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         """The bucket of a key, shared by all who open it; whoever comes back finds it as it was left."""
 
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        """The same, shared only by those on this instance. A key has either a bucket of all or one of each."""
+
     def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
-        """Undo one `open_bucket`."""
+        """Undo one `open_bucket` or `open_own_bucket`."""
 
     def penalize(self, key: bytes, seconds: float, now: float) -> None:
         """Deny every `PenaltyClaim` of this key for so long; never shorter than what an earlier penalty has left.

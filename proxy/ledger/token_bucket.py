@@ -12,6 +12,7 @@ over all lines, so that two who wait in two lines cannot wait for each other.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from itertools import islice
 from math import inf
 
@@ -105,6 +106,18 @@ class TokenBucket:
         """Take what `due` said to be there, as of `when`: not before it was there, and not after now."""
         self.would_pass(cost, when)
         self.spend(cost, when)
+
+    @property
+    def is_asking(self) -> bool:
+        """Is an answer awaited?"""
+        return False
+
+    def known_at(self, cost: float, now: float) -> float:  # noqa: ARG002 -- others must ask somebody
+        """When it is known at the latest whether `cost` is there, if it was not found: here at once, so at `now`."""
+        return now
+
+    def call_when_known(self, wake: Callable[[], None]) -> None:
+        """Call `wake` once, when an answer has come that is awaited. It must do nothing but to schedule."""
 
     def full_at(self) -> float:
         """When the bucket is full again if nobody takes from it; it may be forgotten from then on."""

@@ -259,12 +259,12 @@ def _form_decoded(text: bytes) -> bytes:
 
 
 def _cookie(name: bytes, fields: Fields) -> set[bytes]:
-    """A cookie ends at `;`. Some readers end it at white space or a comma too (aiohttp and http.cookies do), so a token may stand where
-    only they find it; but one that we find is taken whole, since JSON in a cookie has commas."""
+    """A cookie ends at `;`. Some readers end it at white space or a comma too (aiohttp and http.cookies do, but not at blanks around
+    the `=`), so a token may stand where only they find it; but one that we find is taken whole, since JSON in a cookie has commas."""
     lines = fields.get(b"cookie", ())
     values = _values(name, [pair for line in lines for pair in line.split(b";")])
     if not values:
-        values = _values(name, [pair for line in lines for pair in re.split(rb"[;,\s]", line)])
+        values = _values(name, [pair for line in lines for pair in re.split(rb"[;,\s]", re.sub(rb"\s*=\s*", b"=", line))])
     return _forms(unquote_to_bytes(_unquoted(value.strip())) for value in values)
 
 

@@ -15,7 +15,7 @@ pass in the order in which they began to wait.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from math import inf
 from typing import Final, NamedTuple
@@ -24,7 +24,7 @@ from proxy.ledger.store import Store
 from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import Excess, applies, penalty_key
 from proxy.policy.identity import Identifier, Principal
-from proxy.policy.rules import FRAME_QUANTITIES, RATE_QUANTITIES, CloseAfter, Direction, OnExcess, Quantity, Rule
+from proxy.policy.rules import FRAME_QUANTITIES, RATE_QUANTITIES, CloseAfter, Direction, OnExcess, Per, Quantity, Rule
 from proxy.wire.frames import OPCODE_BITS, Opcode, Verdict
 
 NO_LIMIT: Final = 1 << 63  # bytes, or fragments; no frame is as long (RFC 6455 §5.2)
@@ -126,11 +126,12 @@ class Drops:
 class Held:
     """The frame that waits. `ticket`: its place in all lines; `since`: seconds; `places`: the buckets in whose lines it stands."""
 
-    __slots__ = ("places", "since", "ticket")
+    __slots__ = ("is_counted", "places", "since", "ticket")
 
     def __init__(self, ticket: int, since: float) -> None:
         self.ticket = ticket
         self.since = since
+        self.is_counted = False  # as delayed; a frame that only waits for an answer is not
         self.places: dict[TokenBucket, float] = {}  # -> cost
 
     def join(self, bucket: TokenBucket, cost: float) -> None:
@@ -248,17 +249,19 @@ class Meter:
         worst: Verdict = _PASS
         named: Account | None = None
         hold_until = 0.0
+        is_delayed = False
         for account in self._enforced:
             verdict, due = self._ask(account, opcode, length, now)
             if verdict is _HOLD:
                 hold_until = max(hold_until, due)
+                is_delayed = is_delayed or account.frame_rule.rule.on_excess is OnExcess.DELAY
             if _SEVERITY[verdict] > _SEVERITY[worst]:
                 worst, named = verdict, account
         if named is None:
             return self._pass(opcode, length, now)
         if worst is _HOLD:
             self.hold_until = hold_until
-            return self._hold(named, opcode, length, now)
+            return self._stand_in_line(opcode, length, now) if is_delayed else _HOLD
         self._leave_lines()
         cost = named.frame_rule.cost(opcode, length)
         return self._drop(named, cost) if worst is _DROP else self._close(named, cost, now)
@@ -278,6 +281,9 @@ class Meter:
                 return self._ask_to_wait(rule, bucket, cost, now)
             if bucket.would_pass(cost, now):
                 return _PASS, now
+            known_at = bucket.known_at(cost, now)
+            if known_at > now:
+                return _HOLD, known_at
         if rule.on_excess is OnExcess.CLOSE or opcode == _CONTINUATION or not (self.can_drop or opcode > _LAST_DATA):
             return _CLOSE, now
         return account.drop_or_close(now), now
@@ -335,8 +341,8 @@ class Meter:
                     continue
             else:
                 cost = frame_rule.cost(opcode, length)
-                if not cost or bucket.take(cost, now):
-                    continue
+                if not cost or bucket.take(cost, now) or bucket.known_at(cost, now) > now:
+                    continue  # what nobody knows yet is no breach
                 if frame_rule.rule.on_excess is OnExcess.DELAY:
                     frame_rule.note(_CLOSE if bucket.wait(cost, now) > frame_rule.rule.max_delay else _HOLD)
                     continue
@@ -348,12 +354,11 @@ class Meter:
         before = (self._message_size, self._fragments) if opcode == _CONTINUATION else (_BEFORE, _BEFORE)
         return self._is_over(rule, opcode, length) and before[rule.quantity is Quantity.FRAGMENTS] <= rule.limit
 
-    def _hold(self, named: Account, opcode: int, length: int, now: float) -> Verdict:
+    def _stand_in_line(self, opcode: int, length: int, now: float) -> Verdict:
         """Let the frame wait, in the line of each bucket that has not enough for it."""
         held = self._held
         if held is None:
             held = self._held = Held(next(self._tickets), now)
-            named.frame_rule.note(_HOLD)
         if self._is_released:
             return _HOLD  # nobody would take it out of a line again
         for account in self._enforced:
@@ -363,7 +368,16 @@ class Meter:
             cost = account.frame_rule.cost(opcode, length)
             if cost and bucket.due(cost, now, held.ticket) > now + EARLY:
                 held.join(bucket, cost)
+                if not held.is_counted and not bucket.is_asking:
+                    held.is_counted = True
+                    account.frame_rule.note(_HOLD)
         return _HOLD
+
+    def call_when_known(self, wake: Callable[[], None]) -> None:
+        """After a verdict of HOLD: call `wake` as soon as it is worth asking again, should that be before `hold_until`."""
+        for account in self._enforced:
+            if account.bucket is not None and account.bucket.is_asking:
+                account.bucket.call_when_known(wake)
 
     def _leave_lines(self) -> None:
         held, self._held = self._held, None
@@ -455,7 +469,10 @@ class MeterRules:
         if rule.quantity not in RATE_QUANTITIES:
             return Account(one, b"", None, penalty)
         key = identifier.key(rule, principal, rule.per)
-        return Account(one, key, store.open_bucket(key, rule.limit, rule.burst, now), penalty)
+        # Nobody else can have the key of a connection, nor that of a user without a token.
+        is_own = Per.CONNECTION in rule.per or (principal.anonymous and Per.USER in rule.per)
+        open_bucket = store.open_own_bucket if is_own else store.open_bucket
+        return Account(one, key, open_bucket(key, rule.limit, rule.burst, now), penalty)
 
     def may_drop(self, principal: Principal, direction: Direction = Direction.IN) -> bool:
         """Could a message of this principal, or to it, be dropped and the connection live on?"""

@@ -11,7 +11,7 @@ import asyncio
 from typing import Final
 
 from proxy.server.timing_wheel import Deadline, TimingWheel
-from proxy.wire.frames import CloseFrame, FrameWalker
+from proxy.wire.frames import CloseFrame, FrameWalker, Turn
 
 LINGER: Final = 2.0  # seconds
 LAST_BYTES: Final = 10.0  # seconds more, for a slow reader to take what was written before our last word
@@ -83,8 +83,20 @@ class _Leaving(asyncio.Protocol):
             walker.receive_data(data, 0.0)
             if isinstance(walker.halt, CloseFrame):
                 self._transport.close()
+            elif walker.halt is Turn.OVER:
+                self._transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self._read_on, walker)
             elif walker.halt is not None:
                 self._walker = None  # no Close can be found behind a bad frame: read on until the end of the stream
+
+    def _read_on(self, walker: FrameWalker) -> None:
+        """The next turn. More is read only once all is looked at that was read before."""
+        if self._transport.is_closing():
+            return
+        walker.resume()
+        self.data_received(b"")
+        if walker.halt is not Turn.OVER and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         self._transport.close()

@@ -35,8 +35,10 @@ from proxy.wire.frames import (
     CloseCode,
     CloseFrame,
     FrameWalker,
+    Halt,
     Opcode,
     ProtocolError,
+    Turn,
     Verdict,
     build_close,
     build_frame,
@@ -96,7 +98,7 @@ class Surroundings:
 class Half(asyncio.Protocol):
     """One side of a tunnel: reads from its own transport, writes to its peer's."""
 
-    __slots__ = ("farewell", "forward", "heard", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
+    __slots__ = ("farewell", "forward", "heard", "hold", "left", "paused", "peer", "said", "transport", "tunnel", "walker", "writable")
 
     peer: Half
 
@@ -109,6 +111,7 @@ class Half(asyncio.Protocol):
         self.said = False
         self.heard = False
         self.left = False
+        self.hold: asyncio.Handle | None = None  # when the frame at which the walker halted is asked about again
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
 
@@ -252,13 +255,15 @@ class Tunnel:
             walker.unwatch()
         self._settle()
 
-    def _halt(self, half: Half, halt: CloseFrame | ProtocolError | Verdict | None) -> None:
+    def _halt(self, half: Half, halt: Halt | None) -> None:
         if halt is None or half.heard:
             return
         if isinstance(halt, CloseFrame):
             self._close_received(half, halt)
         elif isinstance(halt, ProtocolError):
             self._broken(half, halt)
+        elif halt is Turn.OVER:
+            self._let_others_go_first(half)
         elif halt is Verdict.HOLD:
             self._hold(half)
         else:
@@ -304,14 +309,34 @@ class Tunnel:
         half.pause()
         # Whole milliseconds, rounded up: an event loop's timers know no others, and one that fires early asks for nothing.
         wait = ceil(max(0.0, meter.hold_until - time.monotonic()) * 1000) / 1000
-        self._loop.call_later(wait, self._ask_again, half)
+        half.hold = timer = self._loop.call_later(wait, self._ask_again, half)
+        meter.call_when_known(partial(self._wake, half, timer))
+
+    def _wake(self, half: Half, timer: asyncio.TimerHandle) -> None:
+        """There may be more to tell already."""
+        if half.hold is timer:
+            timer.cancel()
+            half.hold = self._loop.call_soon(self._ask_again, half)
+
+    def _let_others_go_first(self, half: Half) -> None:
+        """Too many frames for one turn of the loop: the rest comes in the next, and nothing more is read until then."""
+        half.pause()
+        half.hold = self._loop.call_soon(self._ask_again, half)
 
     def _ask_again(self, half: Half) -> None:
+        half.hold = None
         if half.left or half.heard:
             return
         half.walker.resume()
         half.data_received(b"")
         half.resume()  # only now: where the next frame is held at once, the transport has never begun to read
+
+    def _let_go(self, half: Half) -> None:
+        """Nobody waits for a frame any more that is held: it, and what comes, goes nowhere."""
+        if half.hold is not None:
+            half.hold.cancel()
+            half.hold = None
+            half.resume()
 
     def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
         """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""
@@ -368,11 +393,16 @@ class Tunnel:
                 if not half.left:
                     half.left = True
                     self._around.lingering.adopt(half.transport, half.walker)
+                self._let_go(half)
             elif half.peer.said and isinstance(half.walker.halt, Verdict):
                 # Its Close or its end is still awaited: walk on behind the frame that was refused, so that nothing piles up.
-                half.walker.stop_judging()
-                half.walker.resume()
-                half.walker.receive_data(b"", 0.0)
+                walker = half.walker
+                walker.stop_judging()
+                walker.resume()
+                walker.receive_data(b"", 0.0)
+                self._let_go(half)
+                if walker.halt is Turn.OVER:
+                    self._let_others_go_first(half)
         if self.client.left and self.upstream.left:
             self.phase = Phase.OVER
             if self._timer is not None:

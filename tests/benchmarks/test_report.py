@@ -46,20 +46,28 @@ def test_numbers_are_shown_with_three_figures(value: float | None, shown: str) -
 
 def test_targets_are_met_or_missed_or_not_measured() -> None:
     found = results(
-        [("round-trip-64-100", "wsgate", [12.0]), ("round-trip-64-100", "HAProxy", [8.0]), ("idle", "wsgate", [6.5])],
+        [
+            ("round-trip-64-100", "wsgate", [12.0]),
+            ("round-trip-64-100", "wsgate, no frame rules", [10.0]),
+            ("round-trip-64-100", "HAProxy", [8.0]),
+            ("idle", "wsgate", [6.5]),
+        ],
     )
     lines = report.targets_table(found).splitlines()[2:]
     assert lines == [
         "| CPU per metered round trip | ≤ 1.50 times HAProxy | 1.50 | met |",
+        "| CPU per round trip, metered to unmetered | ≤ 1.15 times wsgate, no frame rules | 1.20 | **missed** |",
         "| CPU per admitted upgrade | ≤ 3.00 times nginx | - | not measured |",
         "| CPU per refused upgrade | ≤ 1.50 times nginx | - | not measured |",
         "| KiB RSS per idle tunnel | ≤ 6.00 | 6.50 | **missed** |",
     ]
 
 
-def test_every_target_names_a_measure_of_the_full_plan() -> None:
+def test_every_target_names_a_measure_of_the_full_plan_and_a_subject() -> None:
     from benchmarks.measures import full_plan
+    from benchmarks.subjects import SUBJECTS
 
+    assert {target.peer for target in report.TARGETS if target.peer} <= SUBJECTS.keys()
     assert {target.measure for target in report.TARGETS} <= {measure.key for measure in full_plan()}
 
 

@@ -271,6 +271,17 @@ def test_a_set_up_makes_the_command_and_writes_its_stamp_last(home: dev.Home, en
     assert environment.is_ready()
 
 
+def test_a_fuzzer_is_installed_once_and_only_where_one_was_built(home: dev.Home, environment: dev.Environment) -> None:
+    fake_uv(home, f"echo $* >> {home.path}/calls")
+    dev.set_up_fuzzer(home, environment, "")
+    assert not (home.path / "calls").exists()
+    for _ in range(2):
+        dev.set_up_fuzzer(home, environment, "glibc")
+    [call] = (home.path / "calls").read_text().splitlines()
+    assert call.endswith("fuzz.txt")
+    assert "--require-hashes" in call
+
+
 def test_the_command_starts_with_a_path_that_holds_spaces_and_quotes(tmp_path: Path) -> None:
     path = tmp_path / "it's a folder" / ("long" * 40)
     (path / "bin").mkdir(parents=True)
@@ -350,13 +361,15 @@ def test_arguments_reach_the_gate_which_takes_the_place_of_the_script(tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [[], ["--long"]])
-def test_the_whole_suite_must_cover_the_package(arguments: list[str]) -> None:
-    assert dev.coverage_options(arguments) == ["--cov", "--cov-fail-under=95"]
+def test_the_whole_suite_must_cover_the_package_and_runs_a_few_tests_at_a_time(arguments: list[str]) -> None:
+    options = dev.suite_options(arguments)
+    assert options[:2] == ["--cov", "--cov-fail-under=95"]
+    assert options[options.index("-n") + 1] == "3"
 
 
 @pytest.mark.parametrize("arguments", [["tests/wire"], ["--long", "-k", "walker"]])
 def test_a_part_of_the_suite_need_not(arguments: list[str]) -> None:
-    assert dev.coverage_options(arguments) == []
+    assert dev.suite_options(arguments) == []
 
 
 def test_without_a_known_command_the_usage_is_printed() -> None:
@@ -367,7 +380,7 @@ def test_without_a_known_command_the_usage_is_printed() -> None:
 
 
 def test_the_locks_name_no_address_and_a_digest_for_everything() -> None:
-    for lock in ("runtime.txt", "dev.txt"):
+    for lock in ("runtime.txt", "dev.txt", "fuzz.txt"):
         text = (dev.LOCKS / lock).read_text()
         assert "://" not in text
         packages = [line for line in text.splitlines() if "==" in line and not line.startswith((" ", "#"))]

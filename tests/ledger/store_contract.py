@@ -23,6 +23,7 @@ from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, Store, Toke
 from proxy.ledger.token_bucket import TokenBucket
 
 NOW = 1000.0
+SLOW = 1e-9  # tokens a second: none, also for a store that has a clock of its own
 
 
 def seat(key: str = "seats", limit: int = 1, *, shadow: bool = False) -> SeatClaim:
@@ -56,6 +57,18 @@ async def denied(store: Store, *claims: Claim, now: float = NOW) -> Denial:
 
 def held(store: Store) -> dict[str, int]:
     return {name: count for name, count in store.seats().items() if count}
+
+
+async def took(bucket: TokenBucket, cost: float) -> bool:
+    """Take tokens as a meter and a tunnel do it: while it is not known whether they are there, wait for the answer."""
+    while not bucket.take(cost, NOW):
+        if bucket.known_at(cost, NOW) <= NOW:
+            return False
+        answered = asyncio.Event()
+        bucket.call_when_known(answered.set)
+        async with asyncio.timeout(10.0):
+            await answered.wait()
+    return True
 
 
 class StoreContract:
@@ -207,20 +220,31 @@ class StoreContract:
         assert answer.retry_after == pytest.approx(1000, rel=0.01)
 
     async def test_buckets_outlive_the_connection(self, store: Store) -> None:
-        bucket = store.open_bucket(b"k", 0.001, 2, NOW)
-        assert bucket.take(2, NOW)
+        bucket = store.open_bucket(b"k", SLOW, 2, NOW)
+        assert await took(bucket, 2)
         store.close_bucket(b"k", bucket)
         store.sweep(NOW)
-        again = store.open_bucket(b"k", 0.001, 2, NOW)
-        assert not again.take(1, NOW)
+        again = store.open_bucket(b"k", SLOW, 2, NOW)
+        assert not await took(again, 1)
         store.close_bucket(b"k", again)
 
     async def test_all_who_open_a_bucket_share_it(self, store: Store) -> None:
-        mine, yours = (store.open_bucket(b"k", 0.001, 2, NOW) for _ in range(2))
-        assert mine.take(1, NOW)
+        mine, yours = (store.open_bucket(b"k", SLOW, 2, NOW) for _ in range(2))
+        assert await took(mine, 1)
         store.close_bucket(b"k", mine)
-        assert yours.take(1, NOW)
-        assert not store.open_bucket(b"k", 0.001, 2, NOW).take(1, NOW)
+        assert await took(yours, 1)
+        assert not await took(store.open_bucket(b"k", SLOW, 2, NOW), 1)
+
+    async def test_a_bucket_of_this_instance_is_nobody_elses(self, store: Store) -> None:
+        bucket = store.open_own_bucket(b"k", SLOW, 2, NOW)
+        assert bucket.take(2, NOW)
+        store.close_bucket(b"k", bucket)
+        assert not store.open_own_bucket(b"k", SLOW, 2, NOW).take(1, NOW)
+
+    async def test_a_bucket_of_nothing_gives_nothing(self, store: Store) -> None:
+        bucket = store.open_bucket(b"k", 0, 2, NOW)
+        assert not await took(bucket, 1)
+        store.close_bucket(b"k", bucket)
 
     async def test_seats_are_told_by_rule(self, store: Store) -> None:
         grants = [await granted(store, SeatClaim("user-connections", f"key {i}".encode(), 1)) for i in range(3)]

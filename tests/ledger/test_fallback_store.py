@@ -12,7 +12,7 @@ from proxy.ledger.fallback_store import FallbackStore, OnStoreDown
 from proxy.ledger.store import Claim, Denial, Store, StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, Heard, address_of, instance, the_server_has
 from tests.ledger.penalty_contract import ANN, PenaltyClockContract, PenaltyContract, penalty
-from tests.ledger.store_contract import NOW, ClockContract, StoreContract, ask, denied, granted, held, member, seat, token
+from tests.ledger.store_contract import NOW, ClockContract, StoreContract, ask, denied, granted, held, member, seat, token, took
 from tests.support.redis_servers import HOST, free_port, redis_server
 from tests.support.waiting import eventually, until
 
@@ -29,6 +29,20 @@ class TestContractAlone(StoreContract):
         async with instance(nowhere()) as one:
             assert one.store.state is StoreState.DOWN
             yield one.store
+
+    async def test_buckets_outlive_the_connection(self, store: Store) -> None:
+        """Not so full here: nobody knows what others have left of them."""
+        bucket = store.open_bucket(b"k", 0.001, 2, NOW)
+        assert await took(bucket, 1)
+        store.close_bucket(b"k", bucket)
+        store.sweep(NOW)
+        assert not await took(store.open_bucket(b"k", 0.001, 2, NOW), 1)
+
+    async def test_all_who_open_a_bucket_share_it(self, store: Store) -> None:
+        mine, yours = (store.open_bucket(b"k", 0.001, 2, NOW) for _ in range(2))
+        assert await took(mine, 1)
+        store.close_bucket(b"k", mine)
+        assert not await took(yours, 1)
 
 
 class TestClockAlone(ClockContract):
@@ -166,12 +180,14 @@ async def is_denied(store: Store, *claims: Claim) -> bool:
     return isinstance(await ask(store, *claims), Denial)
 
 
-async def test_buckets_of_frames_are_this_instances_own() -> None:
+async def test_a_bucket_of_frames_begins_with_a_token_and_is_forgotten_when_it_is_full() -> None:
     async with instance(nowhere()) as one:
         store: FallbackStore = one.store
         bucket = store.open_bucket(b"k", 1.0, 2.0, NOW)
-        assert bucket.take(2.0, NOW)
+        assert bucket.take(1.0, NOW)
+        assert not bucket.take(1.0, NOW)
         store.close_bucket(b"k", bucket)
+        store.sweep(NOW + 1)
         assert len(store) == 1
         store.sweep(NOW + 10)
         assert len(store) == 0

@@ -326,28 +326,54 @@ class TestLine:
     def test_never_is_infinite(self, rate: float, burst: float, cost: float) -> None:
         assert TokenBucket(rate, burst, NOW).due(cost, NOW) == inf
 
+    def test_what_costs_nothing_is_never_due_where_nothing_comes_and_somebody_waits(self) -> None:
+        bucket = TokenBucket(0, 5, NOW)
+        assert bucket.due(0, NOW) == inf
+        bucket.join(1, 1)
+        assert bucket.wait(0, NOW) == inf
+
+    def test_what_was_always_there_was_due_when_the_bucket_was_last_spent_from(self) -> None:
+        bucket = TokenBucket(1, 5, NOW)
+        assert bucket.due(1, NOW + 10) == NOW
+        assert bucket.take(2, NOW + 1)
+        assert bucket.due(3, NOW + 10) == NOW + 1
+
+    def test_nobody_is_behind_himself(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        bucket.join(1, 0.5)
+        assert bucket.due(0.5, NOW, 1) == NOW + 0.5
+
+    def test_who_stays_in_line_is_owed_his_own(self) -> None:
+        bucket = TokenBucket(1, 5, NOW)
+        for ticket, cost in ((1, 1), (2, 2)):
+            bucket.join(ticket, cost)
+        bucket.leave(1, 1)
+        assert bucket.owed == 2
+
     def test_a_clock_that_steps_back_is_waited_for_no_longer_than_the_tokens(self) -> None:
         bucket = TokenBucket(1, 1, NOW)
         assert bucket.take(1, NOW)
         bucket.join(1, 1)
         assert bucket.due(1, NOW - 50, 1) == NOW - 49
 
-    @given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=30), st.integers(1, 8))
-    def test_a_line_passes_at_the_rate_and_in_order(self, waiting: list[tuple[int, bool]], burst: int) -> None:
-        """Everybody joins at once; some leave without their tokens; each of the others passes when it says it is due, or later."""
-        bucket = TokenBucket(4, 8, NOW)
-        assert bucket.take(8, NOW)
-        for ticket, (cost, _) in enumerate(waiting):
-            bucket.join(ticket, cost)
-        spent = Fraction(0)
-        now = NOW
-        for ticket, (cost, leaves) in enumerate(waiting):
-            if not leaves:
-                due = bucket.due(cost, now, ticket)
-                spent += cost
-                assert Fraction(due) == Fraction(NOW) + spent / 4
-                now = max(now, due)
-            bucket.leave(ticket, cost)
-            if not leaves:
-                bucket.spend_due(cost, now)
-        assert bucket.line is None
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=30), st.integers(1, 8))
+def test_a_line_passes_at_the_rate_and_in_order(waiting: list[tuple[int, bool]], burst: int) -> None:
+    """Everybody joins at once; some leave without their tokens; each of the others passes when it says it is due, or later."""
+    bucket = TokenBucket(4, 8, NOW)
+    assert bucket.take(8, NOW)
+    for ticket, (cost, _) in enumerate(waiting):
+        bucket.join(ticket, cost)
+    spent = Fraction(0)
+    now = NOW
+    for ticket, (cost, leaves) in enumerate(waiting):
+        if not leaves:
+            due = bucket.due(cost, now, ticket)
+            spent += cost
+            assert Fraction(due) == Fraction(NOW) + spent / 4
+            now = max(now, due)
+        bucket.leave(ticket, cost)
+        if not leaves:
+            bucket.spend_due(cost, now)
+    assert bucket.line is None

@@ -10,8 +10,6 @@ pairs, and if the machine was too restless for these, after more. That attackers
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -23,14 +21,10 @@ from statistics import median
 
 import pytest
 
+from tests.limits.neighbourhood import AT_MOST, MORE, WINDOW, WINDOWS, echo_server, on_other_cores, p99
 from tests.limits.program import REPOSITORY, Program, program, wait_until
 from tests.support.compiled import Load, compile_load
 
-PLAYERS = 200
-PACE = 20  # messages a second, of each
-WINDOW = 1.5  # seconds
-WINDOWS, AT_MOST = 5, 15  # pairs of them
-MORE = 5_000  # microseconds that the p99 may be above that without an attack
 HEAD_TIMEOUT = 2  # seconds
 PER_ADDRESS = 128  # half-open connections, which is limits.max_pending_per_ip by default
 LATE = 3.0  # seconds beyond the head_timeout: a linger, and a busy machine
@@ -68,48 +62,6 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 @contextmanager
-def on_other_cores() -> Iterator[int]:
-    """Leave the last core to the gate: its number. With one core alone all share it."""
-    cores = os.sched_getaffinity(0)
-    gate = max(cores)
-    os.sched_setaffinity(0, cores - {gate} or cores)
-    try:
-        yield gate
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-@contextmanager
-def echo_server(load: Load, port: int) -> Iterator[str]:
-    """Yields its URL."""
-    with subprocess.Popen([load.wsecho, "-q", "-p", str(port)], stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_until(lambda: listens(port), 5)
-            yield f"ws://127.0.0.1:{port}"
-        finally:
-            server.kill()
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-def p99(load: Load, gate: Program) -> float:
-    """Microseconds of a window. All players are let in, and all that they send comes back."""
-    command = [load.wsload, "-m", "paced", "-c", str(PLAYERS), "-r", str(PACE), "-T", str(WINDOW), "-p", str(gate.port), "-S", "50"]
-    command += ["-u", "/room/{i%10}", "-H", "Authorization: Bearer player-{i}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert (found["opened"], found["lost"], found["closed_by_server"]) == (PLAYERS, 0, 0), found
-    assert found["echoed"] == found["sent"] >= PLAYERS * PACE * WINDOW * 0.9
-    return float(found["rtt_us"]["p99"])
-
-
-@contextmanager
 def attacked(gate: Program, attack: Attack, ends: Counter[str]) -> Iterator[None]:
     """The attack goes on inside; each of its connections is closed by the gate, soon."""
     command = [sys.executable, "-m", "tests.limits.attackers", attack.kind, str(gate.port), str(attack.count), str(WINDOW)]
@@ -127,6 +79,7 @@ def attacked(gate: Program, attack: Attack, ends: Counter[str]) -> Iterator[None
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
 def test_players_feel_nothing_of_attackers_who_are_all_closed(attack: Attack, load: Load, tmp_path: Path, unused_tcp_port: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from proxy.server.timing_wheel import TICK
 from tests.support.backends import waiting_backend
 from tests.support.gate import running, upstreams
 from tests.support.pair import Pair, pair
@@ -82,11 +83,11 @@ async def flooding(stream: RawStream, data: bytes, pause: float = 0.0) -> AsyncI
 
 
 async def test_a_client_that_vanished_without_a_word_gives_its_seat_back() -> None:
+    began = time.monotonic()
     async with pair(SEAT + SHORT) as one:
-        began = time.monotonic()
         await ping(one.client)
         assert await close_of(one.client) == (1008, b"ping_timeout")
-        assert time.monotonic() - began >= 0.5
+        assert time.monotonic() - began >= 0.5 - TICK  # so much too early may a client be asked
         assert await close_of(one.backend) == (1001, b"")
         await ended(one, 1008, "ping_timeout")
 

@@ -35,6 +35,8 @@ CLOSE = ("tests/wire/test_frames.py::TestClose",)
 DROP = ("tests/wire/test_frames.py::TestDrop",)
 REFUSAL = ("tests/wire/test_frames.py::TestRefusal",)
 HOLD = ("tests/wire/test_frames.py::TestHold",)
+CORPUS = ("tests/fuzz/test_fuzz.py::test_what_was_found_once_is_replayed",)
+TURNS = ("tests/wire/test_frames.py::TestTurn",)
 PLACES = ("tests/wire/test_frames.py::TestPlaces",)
 
 WALKER = (
@@ -226,8 +228,8 @@ WALKER = (
     Mutant(
         "reading_goes_on_behind_a_fault",
         FRAMES,
-        "        if self.halt is not None:\n            if self.halt is _HOLD",
-        "        if self.halt in (_HOLD, Verdict.CLOSE):\n            if self.halt is _HOLD",
+        "        if self.halt is not None:\n            if self.halt in _UNFINISHED",
+        "        if self.halt in _UNFINISHED:\n            if self.halt in _UNFINISHED",
         (*NOTHING_AFTER, *CLOSE),
     ),
     # fragments, drops, verdicts
@@ -318,10 +320,24 @@ WALKER = (
     Mutant(
         "resume_forgives_a_fault",
         FRAMES,
-        "if self.halt is Verdict.HOLD or self.halt is Verdict.CLOSE:\n            self.halt = None",
+        "if self.halt in _UNFINISHED:\n            self.halt = None",
         "if self.halt is not None:\n            self.halt = None",
         CLOSE,
     ),
+    Mutant("corpus_knows_faults", FRAMES, "elif message is not _NONE:", "elif False:", CORPUS),
+    Mutant("corpus_knows_white_space", HANDSHAKE, "        value = value.strip(_OWS)\n", '        value = value.strip(b" ")\n', CORPUS),
+    Mutant("corpus_knows_what_is_ours", HANDSHAKE, "folded not in owned and (trusted or", "(trusted or", CORPUS),
+    Mutant("corpus_knows_answers", HANDSHAKE, "if len(chosen) > 1 or (chosen", "if (chosen", CORPUS),
+    Mutant("a_turn_is_never_over", FRAMES, "            if not frames:", "            if False:", TURNS),
+    Mutant("a_turn_one_frame_too_long", FRAMES, "            if not frames:", "            if frames < 0:", TURNS),
+    Mutant(
+        "a_turn_that_is_over_asks_for_nobody",
+        FRAMES,
+        "                self.halt = _OVER\n                self.attention = True\n",
+        "                self.halt = Turn.OVER\n",
+        TURNS,
+    ),
+    Mutant("nobody_gets_a_next_turn", FRAMES, "(Verdict.HOLD, Verdict.CLOSE, Turn.OVER)", "(Verdict.HOLD, Verdict.CLOSE)", TURNS),
     Mutant("resume_ends_a_watch", FRAMES, "self.attention = self._watched", "self.attention = False", HOLD),
     Mutant("unwatch_forgets_a_refusal", FRAMES, "self.attention = self.halt is not None", "self.attention = False", REFUSAL),
     # where a frame of ours may stand
@@ -1080,8 +1096,8 @@ METERS = (
     Mutant(
         "meter_delay_counted_at_each_ask",
         METER,
-        "            named.frame_rule.note(_HOLD)\n",
-        "        named.frame_rule.note(_HOLD)\n",
+        "if not held.is_counted and not bucket.is_asking:",
+        "if not bucket.is_asking:",
         DELAY,
     ),
     Mutant("meter_stands_in_every_line", METER, "if cost and bucket.due(cost, now, held.ticket) > now + EARLY:", "if cost:", DELAY),
@@ -1265,6 +1281,41 @@ IDENTITIES = (
         ("tests/policy/test_identity.py::TestOneTokenInManySpellings",),
     ),
     Mutant(
+        "linger_looks_no_further_than_a_turn",
+        "proxy/server/linger.py",
+        "            elif walker.halt is Turn.OVER:\n",
+        "            elif walker.halt is Turn:\n",
+        ("tests/server/test_linger.py::test_a_close_behind_very_many_frames_ends_it",),
+    ),
+    Mutant(
+        "linger_reads_what_it_cannot_walk",
+        "proxy/server/linger.py",
+        "                self._transport.pause_reading()\n",
+        "",
+        ("tests/server/test_linger.py::test_more_is_not_read_before_all_is_looked_at",),
+    ),
+    Mutant(
+        "flood_goes_first",
+        "proxy/server/tunnel.py",
+        "        half.pause()\n        half.hold = self._loop.call_soon(self._ask_again, half)\n",
+        "        half.pause()\n        self._ask_again(half)\n",
+        ("tests/server/test_tunnel.py::test_others_have_their_turn_between_those_of_a_flood",),
+    ),
+    Mutant(
+        "flood_is_read_while_it_is_walked",
+        "proxy/server/tunnel.py",
+        "        half.pause()\n        half.hold = self._loop.call_soon(",
+        "        half.paused += 1\n        half.hold = self._loop.call_soon(",
+        ("tests/server/test_tunnel.py::test_nothing_is_read_of_a_flood_before_it_was_walked",),
+    ),
+    Mutant(
+        "flood_that_is_over_goes_on_for_ever",
+        "proxy/server/tunnel.py",
+        "                if walker.halt is Turn.OVER:\n",
+        "                if walker.halt is Turn:\n",
+        ("tests/server/test_tunnel.py::test_a_refused_flood_is_walked_to_its_end_while_our_close_waits",),
+    ),
+    Mutant(
         "linger_cuts_a_slow_reader",
         "proxy/server/linger.py",
         "if self._transport.get_write_buffer_size() and self._looks:",
@@ -1279,10 +1330,17 @@ IDENTITIES = (
         ("tests/wire/test_frames.py::test_what_a_header_only_announces_does_not_count",),
     ),
     Mutant(
+        "identity_blanks_around_a_cookies_equals_sign_hide_it",
+        IDENTITY,
+        're.sub(rb"\\s*=\\s*", b"=", line)',
+        "line",
+        ("tests/policy/test_identity.py::test_no_cookie_hides_a_token_from_us_that_a_common_backend_finds",),
+    ),
+    Mutant(
         "identity_blank_between_cookies_ignored",
         IDENTITY,
-        're.split(rb"[;,\\s]", line)',
-        're.split(rb"[;]", line)',
+        're.split(rb"[;,\\s]", re.sub(',
+        're.split(rb"[;]", re.sub(',
         ("tests/policy/test_identity.py::TestOneTokenInManySpellings",),
     ),
     Mutant(
@@ -2133,12 +2191,91 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
+RENT = "proxy/ledger/lua/rent.lua"
+LEASED_BUCKET = "proxy/ledger/leased_bucket.py"
+REDIS_RATES = "proxy/ledger/redis_rates.py"
+_SCRIPT = "tests/ledger/test_rent.py"
+_TRAFFIC = "tests/ledger/test_redis_rates.py"
+OWNERS = (f"{_SCRIPT}::TestOwner",)
+LEASES = (f"{_SCRIPT}::TestLeases",)
+TROUBLE = (f"{_SCRIPT}::TestTrouble",)
+BUCKET = ("tests/ledger/test_leased_bucket.py",)
+
+RATES = (
+    # the script
+    Mutant("rent_leases_are_not_taken", RENT, "level = math.max(0, level - granted)", "level = math.max(0, level)", LEASES),
+    Mutant("rent_two_owners", RENT, "ARGV[10] == '1' and sharers == 1 and", "ARGV[10] == '1' and", LEASES),
+    Mutant("rent_silent_owner_is_believed_for_ever", RENT, "if now - wanted < PATIENCE then", "if true then", OWNERS),
+    Mutant(
+        "rent_silent_owner_leaves_a_full_bucket", RENT, "  release(0)\nelseif owner then", "  release(burst)\nelseif owner then", OWNERS
+    ),
+    Mutant("rent_anybody_gives_back", RENT, "owner == id and ARGV[6] == epoch and ARGV[6] ~= ''", "ARGV[6] ~= '' and owner", OWNERS),
+    Mutant("rent_tells_nobody_that_it_is_free", RENT, "tell(other.id, 'f')", "local _ = other", OWNERS),
+    Mutant("rent_tells_no_owner", RENT, "    tell(owner, 'y')\n", "", OWNERS),
+    Mutant("rent_forgets_what_is_not_full", RENT, "if level >= burst and sharers == 1", "if sharers == 1", OWNERS),
+    Mutant("rent_overtakes", RENT, "level - ahead + 0.000001 >= need", "level + 0.000001 >= need", LEASES),
+    Mutant("rent_beyond_the_burst", RENT, "level = math.min(capacity, level + elapsed", "level = math.max(0, level + elapsed", LEASES),
+    Mutant("rent_takes_time_backwards", RENT, "local elapsed = math.max(0, now - stamp)", "local elapsed = now - stamp", TROUBLE),
+    Mutant("rent_believes_the_future", RENT, "if at > now or at + FORGET", "if at + FORGET", TROUBLE),
+    Mutant("rent_refills_an_outage", RENT, "if known >= 0 then elapsed = math.min(elapsed, known) end", "", TROUBLE),
+    Mutant("rent_fresh_burst_after_a_flush", RENT, "elseif kept < 0 then level = burst", "elseif true then level = burst", TROUBLE),
+    Mutant("rent_believes_foreign_fields", RENT, "  else return 'C' end\nend", "  end\nend", TROUBLE),
+    # one instance
+    Mutant("lease_lives_from_its_answer", LEASED_BUCKET, "self._expires = asked_at + LEASE", "self._expires = now + LEASE", BUCKET),
+    Mutant("lease_never_ends", LEASED_BUCKET, "leases[0].expires <= now", "False", BUCKET),
+    Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
+    Mutant("alone_at_the_whole_rate", LEASED_BUCKET, "rate = self.full_rate / max(1, sharers)", "rate = self.full_rate", BUCKET),
+    Mutant("alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + self._left + grown)", "self.burst", BUCKET),
+    Mutant("waits_for_ever", LEASED_BUCKET, "if self.deadline <= now:", "if False:", BUCKET),
+    Mutant(
+        "asks_for_every_frame",
+        LEASED_BUCKET,
+        "if not self.is_asking and now >= self._ask_at:\n            self._ask(cost,",
+        "if not self.is_asking:\n            self._ask(cost,",
+        BUCKET,
+    ),
+    Mutant("wakes_nobody", LEASED_BUCKET, "            wake()\n", "            pass\n", BUCKET),
+    Mutant("overtakes_the_line", LEASED_BUCKET, "if self._available(now) - ahead >= cost:", "if self._available(now) >= cost:", BUCKET),
+    Mutant(
+        "what_is_not_known_is_refused", METER, "if known_at > now:", "if False:", ("tests/policy/test_meter.py::TestTokensThatAreAskedFor",)
+    ),
+    Mutant(
+        "an_answer_wakes_a_tunnel_twice",
+        "proxy/server/tunnel.py",
+        "if half.hold is timer:",
+        "if True:",
+        ("tests/server/test_tunnel.py::test_a_held_frame_goes_on_when_the_answer_comes_and_is_not_woken_twice",),
+    ),
+    Mutant(
+        "nothing_is_given_back",
+        REDIS_RATES,
+        "self._give_back(bucket, Verb.LEAVE)\n        if bucket.mode is not",
+        "pass\n        if bucket.mode is not",
+        (f"{_TRAFFIC}::test_a_bucket_outlives_its_connections_and_follows_its_user",),
+    ),
+    Mutant(
+        "a_wish_that_comes_early_is_lost",
+        REDIS_RATES,
+        "            self._unwanted.add(bucket)\n",
+        "            pass\n",
+        (f"{_TRAFFIC}::test_a_wish_that_comes_before_the_bucket_is_kept",),
+    ),
+    Mutant(
+        "knows_nothing_of_an_outage",
+        REDIS_RATES,
+        "            self._lost_at = now\n",
+        "            pass\n",
+        (f"{_TRAFFIC}::test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_shared_either",),
+    ),
+)
+
 MUTANTS = (
     *WALKER,
     *DOOR,
     *COMPRESSION,
     *LEDGER,
     *SHARED,
+    *RATES,
     *ADMISSION_RULES,
     *METERS,
     *IDENTITIES,

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Denial
+from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import AdmissionRules
 from proxy.policy.identity import Principal
-from proxy.policy.meter import NO_LIMIT, Meter, MeterRules, Meters
-from proxy.policy.rules import CloseAfter, Direction, OnExcess, Per, Quantity, Rule, When
+from proxy.policy.meter import NO_LIMIT, Account, FrameRule, Meter, MeterRules, Meters
+from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
 
@@ -835,3 +837,214 @@ def test_any_stream_agrees_with_a_slow_model(
         assert verdict is (CLOSE if any(broken) else DROP if broken else PASS)
         if verdict is CLOSE:
             return
+
+
+class AskedStore(MemoryStore):
+    """A store whose shared buckets are asked for, and that answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[LeasedBucket] = []
+        self.shared: set[bytes] = set()
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        self.asked.append(bucket)
+        bucket.asked(now + DEADLINE, now)
+
+    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+        bucket.go_alone(now, 2)
+
+    def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        self.shared.add(key)
+        return LeasedBucket(key, rate, burst, self)
+
+    def open_own_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
+        return super().open_bucket(key, rate, burst, now)
+
+    def close_bucket(self, key: bytes, bucket: TokenBucket) -> None:
+        pass
+
+
+DEADLINE = 0.25  # seconds
+
+
+def asking(*rules: Rule) -> tuple[Gate, AskedStore, Meter]:
+    gate, store = Gate(*rules), AskedStore()
+    gate.store = store
+    return gate, store, gate.meter()
+
+
+class TestTokensThatAreAskedFor:
+    """A store may have to be asked for tokens: until it has answered, a frame is neither passed nor refused."""
+
+    @pytest.mark.parametrize("on_excess", [OnExcess.DROP, OnExcess.CLOSE, OnExcess.DELAY])
+    def test_a_frame_waits_for_the_answer_and_is_asked_about_when_it_comes(self, on_excess: OnExcess) -> None:
+        gate, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=on_excess))
+        woken: list[str] = []
+        assert messages(meter, 1) == [Verdict.HOLD]
+        assert meter.hold_until > NOW
+        meter.call_when_known(lambda: woken.append("now"))
+        store.asked[0].own(2.0, b"1", NOW)
+        assert woken == ["now"]
+        assert messages(meter, 1) == [PASS]
+        assert store.asked == [store.asked[0]]
+        assert gate.rules.frame_rules[0].delays == 0  # to wait for an answer is no breach
+
+    def test_a_refusal_is_final_once_the_answer_is_there(self) -> None:
+        _, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=OnExcess.DROP))
+        assert messages(meter, 1) == [Verdict.HOLD]
+        store.asked[0].lease(1.0, 1.0, NOW, NOW)
+        assert messages(meter, 3) == [PASS, DROP, DROP]
+        assert len(store.asked) == 1
+
+    def test_no_frame_waits_longer_than_the_deadline(self) -> None:
+        _, _, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, on_excess=OnExcess.DROP))
+        assert messages(meter, 1) == [Verdict.HOLD]
+        assert meter.hold_until == NOW + DEADLINE
+        assert messages(meter, 2, NOW + DEADLINE) == [PASS, DROP]
+
+    def test_all_rules_are_asked_at_once_and_charged_together(self) -> None:
+        _, store, meter = asking(rule(MESSAGES, USER, limit=1, burst=2, name="a"), rule(BYTES, IP, limit=100, burst=100, name="b"))
+        assert messages(meter, 1, length=60) == [Verdict.HOLD]
+        first, second = store.asked
+        first.own(2.0, b"1", NOW)
+        assert messages(meter, 1, length=60) == [Verdict.HOLD]
+        assert first.level == 2.0
+        second.own(100.0, b"1", NOW)
+        assert messages(meter, 1, length=60) == [PASS]
+        assert (first.level, second.level) == (1.0, 40.0)
+
+    def test_what_is_refused_anyway_does_not_wait(self) -> None:
+        _, _, meter = asking(rule(MESSAGES, USER, limit=1), rule(MESSAGE_SIZE, CONNECTION, limit=5, name="size"))
+        assert messages(meter, 1, length=6) == [CLOSE]
+
+    def test_a_shadow_rule_holds_nothing_and_counts_nothing_that_it_does_not_know(self) -> None:
+        gate, store, meter = asking(replace(rule(MESSAGES, USER, limit=1, burst=1), mode=Mode.SHADOW))
+        assert messages(meter, 2) == [PASS, PASS]
+        assert set(gate.totals().values()) == {(0, 0)}
+        store.asked[0].lease(1.0, 1.0, NOW, NOW)
+        assert messages(meter, 2) == [PASS, PASS]
+        assert set(gate.totals().values()) == {(1, 0)}
+
+    def test_what_nobody_else_can_have_is_not_asked_for(self) -> None:
+        anonymous = replace(ANN, anonymous=True)
+        _, store, _ = asking(rule(MESSAGES, CONNECTION, limit=1, name="a"))
+        assert store.shared == set()
+        mine = Gate(rule(MESSAGES, USER, limit=1, name="b"))
+        mine.store = store
+        mine.meter(anonymous)
+        assert store.shared == set()
+        mine.meter(ANN)
+        assert len(store.shared) == 1
+
+
+# --- corners that mutants showed ------------------------------------------------------------------------------------------------
+
+
+def buckets(meter: Meter) -> list[TokenBucket]:
+    return [one.bucket for one in meter.accounts if one.bucket is not None]
+
+
+class TestWaiting:
+    """A frame that waits: in which lines, until when, and what it costs when it passes."""
+
+    def test_the_time_to_ask_again_is_that_of_the_tokens_on_a_clock_that_begins_at_0(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=2, burst=1, on_excess=OnExcess.DELAY)).meter(now=0.0)
+        assert messages(meter, 2, now=0.0) == [PASS, HOLD]
+        assert meter.hold_until == 0.5
+
+    def test_a_meter_without_a_source_of_tickets_has_one_of_its_own(self) -> None:
+        delays = FrameRule(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY), 0)
+        assert messages(Meter([Account(delays, b"", TokenBucket(1, 1, NOW))]), 2) == [PASS, HOLD]
+
+    def test_connections_stand_in_line_behind_each_other_towards_the_client_too(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, direction=Direction.OUT))
+        meters = [gate.meters().outward, gate.meters(beside(CONNECTION)).outward]
+        assert meters[0] is not None
+        assert meters[1] is not None
+        assert messages(meters[0], 2) == [PASS, HOLD]
+        assert messages(meters[1], 1) == [HOLD]
+        assert (meters[0].hold_until, meters[1].hold_until) == (NOW + 1, NOW + 2)
+
+    def test_who_wakes_late_leaves_the_line(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=3, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 4) == [PASS, PASS, PASS, HOLD]
+        assert messages(meter, 4, now=NOW + 5) == [PASS, PASS, PASS, HOLD]
+
+    def test_a_rule_that_does_not_delay_keeps_nobody_out_of_a_line(self) -> None:
+        meter = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=100), rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert [bucket.owed for bucket in buckets(meter)] == [1.0]
+
+    def test_it_may_wait_as_long_as_was_said_and_a_little_more_from_when_it_came(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, max_delay=2.0)).meter()
+        [bucket] = buckets(meter)
+        assert messages(meter, 2) == [PASS, HOLD]
+        bucket.level -= 1  # somebody was served first
+        assert messages(meter, 1, now=NOW + 1) == [HOLD]
+        assert meter.hold_until == NOW + 2
+        bucket.level -= 1
+        assert messages(meter, 1, now=NOW + 2) == [CLOSE]
+
+    def test_bytes_that_waited_are_charged(self) -> None:
+        meter = Gate(rule(BYTES, USER, limit=4, burst=4)).meter()
+        assert messages(meter, 2, length=4) == [PASS, HOLD]
+        assert messages(meter, 2, now=NOW + 1, length=4) == [PASS, HOLD]
+        assert meter.hold_until == NOW + 2
+
+    def test_what_waited_counts_for_shadow_rules_when_it_passes(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY),
+            rule(BYTES, USER, limit=0, name="shadow", on_excess=OnExcess.DROP, shadow=True),
+        )
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, now=NOW + 1) == [PASS]
+        assert gate.totals()["shadow"] == (2, 0)
+
+    def test_a_rule_for_which_it_did_not_wait_is_charged_now(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY),
+            rule(MESSAGES, IP, limit=8, burst=2, name="ip"),
+        )
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, now=NOW + 1.125) == [PASS]
+        assert [(bucket.level, bucket.stamp) for bucket in buckets(meter)] == [(0.0, NOW + 1), (1.0, NOW + 1.125)]
+
+    def test_in_shadow_a_wait_of_just_the_longest_is_no_close(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, max_delay=1.0, shadow=True))
+        assert messages(gate.meter(), 2) == [PASS, PASS]
+        [one] = gate.rules.frame_rules
+        assert list(one.totals()) == [("delay", 1), ("close", 0)]
+
+
+class TestEnds:
+    def test_totals_are_told_by_what_a_rule_does(self) -> None:
+        for on_excess, word in ((OnExcess.DROP, "drop"), (OnExcess.DELAY, "delay"), (OnExcess.CLOSE, "drop")):
+            one = FrameRule(rule(MESSAGES, USER, limit=1, on_excess=on_excess), 3)
+            assert list(one.totals()) == [(word, 0), ("close", 0)]
+            assert one.order == 3
+
+    def test_rules_know_their_place_in_the_file(self) -> None:
+        gate = Gate(rule(CONNECTIONS, USER), rule(MESSAGES, USER, limit=1), rule(BYTES, USER, limit=1))
+        assert [one.order for one in gate.rules.frame_rules] == [1, 2]
+
+    @pytest.mark.parametrize("first", [TEXT, BINARY])
+    def test_where_nothing_may_be_missing_a_drop_closes_whatever_the_message(self, first: int) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1)).meter()
+        meter.can_drop = False
+        assert [meter.charge(first, 1, NOW) for _ in range(2)] == [PASS, CLOSE]
+
+    @pytest.mark.parametrize(("penalty", "wait"), [(2.0, 64.0), (90.0, 90.0)])
+    def test_who_is_kept_out_waits_for_the_later_of_tokens_and_penalty(self, penalty: float, wait: float) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1 / 64, burst=1, on_excess=OnExcess.CLOSE, penalty=penalty)).meter()
+        assert messages(meter, 2) == [PASS, CLOSE]
+        assert meter.closing is not None
+        assert meter.closing.retry_after == wait
+
+    def test_without_a_penalty_nobody_is_kept_out(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, on_excess=OnExcess.CLOSE))
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, CLOSE]
+        assert meter.penalty_key is None

@@ -13,13 +13,14 @@ import pytest
 from proxy.server import linger as linger_module
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
-from proxy.wire.frames import FrameWalker, build_close
+from proxy.wire.frames import TURN, FrameWalker, build_close
 from tests.support.raw import RawStream
 from tests.support.waiting import until
 from tests.wire.streams import encode
 
 OURS = build_close(4008, "too fast")
 THEIRS = encode(0x88, b"\x0f\xa8", b"abcd")
+PING = encode(0x89, b"", b"abcd")
 MESSAGE = encode(0x82, bytes(10_000), b"abcd")
 
 
@@ -64,6 +65,30 @@ async def test_it_ends_with_what_the_peer_says_last(lingering: Lingering, last: 
         elif last == "reset":
             peer.reset()
         await until(lambda: not len(lingering), 1.0)
+
+
+@pytest.mark.parametrize("before", [0, 20 * TURN], ids=["nothing", "many"])
+async def test_a_close_behind_very_many_frames_ends_it(lingering: Lingering, before: int) -> None:
+    """`before`: frames that the walker still holds."""
+    walker = FrameWalker(masked=True)
+    walker.receive_data(PING * before, 0.0)
+    async with connected() as (transport, peer):
+        transport.write(OURS)
+        lingering.adopt(transport, walker)
+        await peer.send(PING * 20_000 + THEIRS)
+        assert await peer.reader.read() == OURS
+        await until(lambda: not len(lingering), 1.5)
+
+
+async def test_more_is_not_read_before_all_is_looked_at(lingering: Lingering) -> None:
+    walker = FrameWalker(masked=True)
+    async with connected() as (transport, peer):
+        walker.receive_data(PING * 20 * TURN, 0.0)
+        lingering.adopt(transport, walker)
+        assert not transport.is_reading()
+        await until(transport.is_reading)
+        assert walker.held == 0
+        peer.end()
 
 
 async def test_a_close_that_came_before_ends_it_at_once(lingering: Lingering) -> None:

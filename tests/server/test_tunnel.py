@@ -6,8 +6,9 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
 from proxy.server.vigil import Patience, Rounds
-from proxy.wire.frames import FrameWalker, Verdict
+from proxy.wire.frames import TURN, FrameWalker, Turn, Verdict
 from tests.support.pair import Pair, pair
 from tests.support.raw import RawStream
 from tests.support.waiting import until
@@ -647,11 +648,12 @@ class Patient(Meter):
     def __init__(self) -> None:
         super().__init__([])
         self.held = True
+        self.seconds = 0.02
         self.asked = 0
 
     def charge(self, first: int, length: int, now: float) -> Verdict:
         self.asked += 1
-        self.hold_until = time.monotonic() + 0.02
+        self.hold_until = time.monotonic() + self.seconds
         return Verdict.HOLD if self.held else Verdict.PASS
 
 
@@ -680,9 +682,9 @@ async def connected() -> tuple[asyncio.Transport, RawStream]:
 
 
 @asynccontextmanager
-async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
+async def holding(meter: Patient | None = None) -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream, Witness]]:
     """A tunnel of its own, whose judge holds."""
-    meter, witness = Patient(), Witness()
+    meter, witness = meter or Patient(), Witness()
     wheel = TimingWheel(asyncio.get_running_loop())
     lingering = Lingering(wheel)
     near_client, client = await connected()
@@ -700,6 +702,7 @@ async def holding() -> AsyncIterator[tuple[Tunnel, Patient, RawStream, RawStream
     backend.writer.close()
     await until(lambda: tunnel.phase is Phase.OVER and not len(lingering))
     assert len(witness.heard) == witness.gone == 1
+    assert tunnel.client.hold is tunnel.upstream.hold is None  # no timer keeps what is over
 
 
 async def test_a_held_frame_waits_with_all_behind_it_while_the_other_way_flows() -> None:
@@ -771,3 +774,180 @@ async def test_a_held_frame_does_not_keep_a_drain_waiting() -> None:
         assert await close_code(backend) == 1001
         await client.send(ours(CLOSE, close_payload(1001)))
         assert await at_the_end(client) == b""
+
+
+async def test_a_long_hold_keeps_nothing_of_a_tunnel_that_is_over() -> None:
+    async with holding() as (tunnel, meter, client, _, _):
+        meter.seconds = 3600.0
+        await client.send(MASKED)
+        await until(lambda: meter.asked)
+        assert tunnel.client.hold is not None
+        tunnel.drain(1001, "going down")
+        assert await close_code(client) == 1001
+
+
+async def test_a_frame_that_is_held_again_and_again_never_lets_the_transport_read() -> None:
+    async with holding() as (tunnel, meter, client, backend, _):
+        await client.send(MASKED)
+        await until(lambda: meter.asked >= 5)
+        assert tunnel.client.paused == 1
+        assert not tunnel.client.transport.is_reading()
+        meter.held = False
+        assert await backend.raw_frame() == MASKED
+        assert tunnel.client.transport.is_reading()
+
+
+class Answered(Patient):
+    """Holds every message for very long, and hears when an answer comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakers: list[Callable[[], None]] = []
+
+    def charge(self, first: int, length: int, now: float) -> Verdict:
+        verdict = super().charge(first, length, now)
+        self.hold_until = now + 60.0
+        return verdict
+
+    def call_when_known(self, wake: Callable[[], None]) -> None:
+        self.wakers.append(wake)
+
+
+async def test_a_held_frame_goes_on_when_the_answer_comes_and_is_not_woken_twice() -> None:
+    async with holding(Answered()) as (tunnel, meter, client, backend, _):
+        assert isinstance(meter, Answered)
+        await client.send(ours(TEXT, b"1"))
+        await until(lambda: meter.wakers)
+        for _ in range(3):
+            meter.wakers[0]()
+        await until(lambda: len(meter.wakers) == 2)
+        assert meter.asked == 2
+        assert tunnel.client.paused == 1
+        meter.held = False
+        meter.wakers[0]()  # of the first time: means nothing any more
+        meter.wakers[1]()
+        assert await backend.raw_frame() == ours(TEXT, b"1")
+        await until(lambda: not tunnel.client.paused)
+        for wake in meter.wakers:
+            wake()
+        await client.send(ours(TEXT, b"2"))
+        assert await backend.raw_frame() == ours(TEXT, b"2")
+        assert tunnel.client.paused == 0
+
+
+async def test_an_answer_that_comes_after_the_end_is_nothing_to_a_tunnel() -> None:
+    async with holding(Answered()) as (_, meter, client, backend, witness):
+        assert isinstance(meter, Answered)
+        await client.send(ours(TEXT, b"1"))
+        await until(lambda: meter.wakers)
+        backend.writer.transport.abort()
+        await until(lambda: witness.heard)
+        meter.wakers[0]()
+
+
+# --- more frames than one turn reads ---------------------------------------------------------------------------------------------
+
+
+def full_of(frame: bytes) -> bytes:
+    """As many of these as one read may bring."""
+    return frame * (CHUNK // len(frame))
+
+
+async def test_a_chunk_of_very_many_frames_passes_whole_turn_by_turn() -> None:
+    async with pair() as one:
+        up, down = full_of(ours(TEXT)), full_of(theirs(TEXT))
+        sending = asyncio.gather(one.client.send(up), one.backend.send(down))
+        assert await one.backend.exactly(len(up)) == up
+        assert await one.client.exactly(len(down)) == down
+        await sending
+
+
+async def test_others_have_their_turn_between_those_of_a_flood() -> None:
+    """While a chunk of 40,000 frames is walked, everybody else is served once a turn."""
+    async with holding() as (tunnel, meter, client, backend, _):
+        meter.held = False
+        served: list[int] = []
+
+        def others() -> None:
+            served.append(meter.asked)
+            if meter.asked < 20 * TURN:
+                loop.call_soon(others)
+
+        loop = asyncio.get_running_loop()
+        loop.call_soon(others)
+        tunnel.client.data_received(MASKED * 20 * TURN)
+        assert meter.asked == TURN
+        assert await backend.exactly(len(MASKED) * 20 * TURN) == MASKED * 20 * TURN
+        assert max(later - before for before, later in pairwise(served)) <= TURN
+        assert not tunnel.client.paused
+        await client.send(MASKED)
+        assert await backend.raw_frame() == MASKED
+
+
+async def test_nothing_is_read_of_a_flood_before_it_was_walked() -> None:
+    async with holding() as (tunnel, meter, _, backend, _):
+        meter.held = False
+        tunnel.client.data_received(MASKED * (TURN + 1))
+        seen = (tunnel.client.walker.halt, tunnel.client.transport.is_reading())
+        assert await backend.exactly(len(MASKED) * (TURN + 1)) == MASKED * (TURN + 1)
+        await until(tunnel.client.transport.is_reading)
+    assert seen == (Turn.OVER, False)
+
+
+@pytest.mark.parametrize("tail", [b"", ours(CLOSE, close_payload(1000))], ids=["end", "Close"])
+async def test_what_a_flood_ends_with_comes_behind_all_of_it(tail: bytes) -> None:
+    async with pair() as one:
+        flood = full_of(ours(PING))
+        await one.client.send(flood + tail)
+        one.client.end()
+        assert await one.backend.exactly(len(flood)) == flood
+        assert await close_code(one.backend) == (1000 if tail else 1001)
+
+
+async def test_a_refused_flood_ends_with_the_clients_close() -> None:
+    """40,000 frames are on their way when our Close is written, and the client's own stands behind them."""
+    async with pair(ONE_MESSAGE % "close") as one:
+        await one.client.send(full_of(MASKED) + ours(CLOSE, close_payload(1008)))
+        assert await one.backend.raw_frame() == MASKED
+        assert await close_code(one.backend) == 1008
+        assert (await one.client.frame())[0] == TEXT
+        assert await close_code(one.client) == 4008
+        started = time.monotonic()
+        assert await at_the_end(one.client) == b""
+        assert time.monotonic() - started < 1.5  # not by the end of the linger
+
+
+async def test_what_stands_behind_a_flood_that_was_dropped_passes() -> None:
+    async with pair(ONE_MESSAGE % "drop") as one:
+        await one.client.send(full_of(MASKED) + ours(PING, b"behind"))
+        assert await one.backend.raw_frame() == MASKED
+        assert await one.backend.raw_frame() == ours(PING, b"behind")
+
+
+async def test_a_drain_does_not_wait_for_the_end_of_a_flood() -> None:
+    async with holding() as (tunnel, meter, client, backend, _):
+        meter.held = False
+        tunnel.client.data_received(full_of(MASKED))
+        tunnel.drain(1001, "going down")
+        assert await close_code(client) == 1001
+        assert await backend.exactly(len(MASKED) * TURN) == MASKED * TURN
+        assert await close_code(backend) == 1001
+        await client.send(ours(CLOSE, close_payload(1001)))
+        assert await at_the_end(client) == b""
+
+
+async def test_a_refused_flood_is_walked_to_its_end_while_our_close_waits() -> None:
+    """The backend is inside a frame, so the client cannot hear of it yet; what it sends meanwhile must not pile up."""
+    async with pair(ONE_MESSAGE % "close") as one:
+        [tunnel] = one.run.gate.live.held
+        message = theirs(BINARY, bytes(1000))
+        await one.backend.send(message[:500])
+        assert await one.client.exactly(500) == message[:500]
+        tunnel.client.data_received(MASKED * 20 * TURN)
+        assert tunnel.client.walker.held
+        await until(lambda: tunnel.client.walker.halt is None)
+        assert tunnel.client.walker.held == 0
+        assert not tunnel.client.paused
+        await one.backend.send(message[500:])
+        assert await one.client.exactly(len(message) - 500) == message[500:]
+        assert await close_code(one.client) == 4008

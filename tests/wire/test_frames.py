@@ -13,11 +13,13 @@ from websockets.protocol import CLIENT, SERVER, Protocol
 
 from proxy.wire.frames import (
     MAX_CLOSE_REASON,
+    TURN,
     CloseCode,
     CloseFrame,
     FrameWalker,
     Opcode,
     ProtocolError,
+    Turn,
     Verdict,
     build_close,
     build_frame,
@@ -26,29 +28,15 @@ from proxy.wire.frames import (
     parse_close,
 )
 from tests.wire import reference
+from tests.wire.agreement import VERDICTS, Script, check_against_the_reference
 from tests.wire.streams import MASKS, cut, encode, messages, one_by_one, streams
 
 NO_MASK = b"\x00\x00\x00\x00"
-VERDICTS = {"pass": Verdict.PASS, "drop": Verdict.DROP, "close": Verdict.CLOSE, "hold": Verdict.HOLD}
 
 CLIENT_TEXT = b"\x81\x82\x00\x00\x00\x00hi"
 SERVER_TEXT = b"\x81\x02hi"
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of ours
 DIRECTIONS = pytest.mark.parametrize("masked", [True, False], ids=["from_client", "from_server"])
-
-
-class Script:
-    """A judge that answers from a list, then PASS; it writes down what it was asked."""
-
-    def __init__(self, *verdicts: Verdict) -> None:
-        self._verdicts = list(verdicts)
-        self.asked: list[tuple[int, int]] = []
-        self.times: list[float] = []
-
-    def __call__(self, first: int, length: int, now: float) -> Verdict:
-        self.asked.append((first, length))
-        self.times.append(now)
-        return self._verdicts.pop(0) if self._verdicts else Verdict.PASS
 
 
 def text(masked: bool, payload: bytes = b"hi", first: int = 0x81) -> bytes:
@@ -680,6 +668,54 @@ class TestHold:
         assert not walker.attention
 
 
+@DIRECTIONS
+class TestTurn:
+    def test_one_call_reads_so_many_frames_and_the_next_goes_on(self, masked: bool) -> None:
+        one = text(masked)
+        walker = FrameWalker(masked=masked, judge=(judge := Script()))
+        assert walker.receive_data(one * (2 * TURN + 1), 1.0) == one * TURN
+        assert walker.halt is Turn.OVER
+        assert walker.attention
+        assert len(judge.asked) == walker.messages == TURN
+        assert (walker.frame_end, walker.message_end) == (len(one) * TURN, len(one) * TURN)
+        assert walker.receive_data(one, 2.0) == b""  # who does not ask for its turn gets none
+        walker.resume()
+        assert not walker.attention
+        assert walker.receive_data(b"", 3.0) == one * TURN
+        walker.resume()
+        assert walker.receive_data(b"", 4.0) == one * 2
+        assert walker.halt is None
+        assert walker.held == 0
+        assert judge.times == [1.0] * TURN + [3.0] * TURN + [4.0] * 2
+
+    def test_is_not_over_where_nothing_follows(self, masked: bool) -> None:
+        stream = text(masked) * TURN
+        walker = FrameWalker(masked=masked)
+        assert walker.receive_data(stream, 0.0) is stream
+        assert walker.halt is None
+        assert not walker.attention
+
+    def test_frames_that_do_not_go_on_count_too(self, masked: bool) -> None:
+        stream = whole(masked, (0x01, b"a"), *[(0x00, b"")] * TURN)
+        walker = FrameWalker(masked=masked, judge=Script(Verdict.DROP))
+        assert walker.receive_data(stream, 0.0) == b""
+        assert walker.halt is Turn.OVER
+
+    def test_pongs_to_our_own_pings_count_too(self, masked: bool) -> None:
+        walker = FrameWalker(masked=masked)
+        walker.own_pong = b"8 bytes."
+        assert walker.receive_data(text(masked, walker.own_pong, 0x8A) * (TURN + 1), 0.0) == b""
+        assert walker.halt is Turn.OVER
+        assert walker.controls == TURN
+
+    def test_that_is_over_does_not_end_a_watch(self, masked: bool) -> None:
+        walker = FrameWalker(masked=masked)
+        walker.watch()
+        walker.receive_data(text(masked) * (TURN + 1), 0.0)
+        walker.resume()
+        assert walker.attention
+
+
 # --- where a frame of ours may stand --------------------------------------------------------------------------------------------
 
 
@@ -807,56 +843,6 @@ some_verdicts = st.lists(st.sampled_from(["pass", "pass", "pass", "drop", "hold"
 places = st.lists(st.integers(0, 2000), max_size=12)
 
 
-def check_against_the_reference(stream: bytes, chunks: Sequence[bytes], verdicts: Sequence[str], *, watched: bool, **how: bool) -> None:
-    """The walker, fed with the chunks, does what the reference says of the stream, and tells after each where it stands."""
-    expected = reference.account(stream, verdicts=verdicts, **how)
-    judge = Script(*(VERDICTS[verdict] for verdict in verdicts))
-    walker = FrameWalker(judge=judge, **how)
-    if watched:
-        walker.watch()
-    sent = b""
-    for chunk in chunks:
-        onward = walker.receive_data(chunk, 0.0)
-        check_places(walker, expected, len(sent), len(sent) + len(onward))
-        sent += onward
-        while walker.halt is Verdict.HOLD:
-            walker.resume()
-            onward = walker.receive_data(b"", 0.0)
-            check_places(walker, expected, len(sent), len(sent) + len(onward))
-            sent += onward
-        if walker.halt is None:
-            assert walker.held <= 131
-    assert sent == expected.forwarded
-    assert judge.asked == expected.asked
-    assert (walker.messages, walker.payload_bytes) == (expected.messages, expected.payload_bytes)
-    assert told(walker) == expected.halt
-    assert walker.attention or not (watched or expected.halt)
-
-
-def check_places(walker: FrameWalker, expected: reference.Account, start: int, end: int) -> None:
-    assert walker.in_frame == (end not in expected.frame_places)
-    assert walker.in_message == (end not in expected.message_places)
-    if walker.attention:
-        assert walker.frame_end == last_place(expected.frame_places, start, end)
-        assert walker.message_end == last_place(expected.message_places, start, end)
-
-
-def last_place(all_places: set[int], start: int, end: int) -> int:
-    return max((place - start for place in all_places if start <= place <= end), default=-1)
-
-
-def told(walker: FrameWalker) -> str | tuple[int, str, bytes] | None:
-    match walker.halt:
-        case CloseFrame(code, reason, raw):
-            return code, reason, raw
-        case ProtocolError():
-            return "protocol error"
-        case Verdict.CLOSE:
-            return "refused"
-    assert walker.halt is None
-    return None
-
-
 @given(st.data(), st.booleans(), st.booleans(), st.booleans(), some_verdicts, places)
 @settings(UNHURRIED, max_examples=250)
 def test_any_split_of_any_valid_stream_is_read_as_the_reference_reads_it(
@@ -873,6 +859,21 @@ def test_any_valid_stream_is_read_byte_by_byte_as_the_reference_reads_it(
 ) -> None:
     stream = data.draw(streams(masked=masked))[:3000]
     check_against_the_reference(stream, one_by_one(stream), verdicts, watched=watched, masked=masked)
+
+
+@given(
+    st.lists(st.sampled_from((0x82, 0x02, 0x00, 0x80, 0x89, 0x8A)), max_size=3 * TURN),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.sampled_from(["pass", "drop", "hold"]), max_size=2 * TURN),
+    st.lists(st.integers(0, 18 * TURN), max_size=3),
+)
+@settings(UNHURRIED, max_examples=60)
+def test_a_stream_of_more_frames_than_a_turn_is_read_as_the_reference_reads_it(
+    firsts: list[int], masked: bool, watched: bool, verdicts: list[str], cuts: list[int]
+) -> None:
+    stream = whole(masked, *((first, b"") for first in [0x82] * TURN + firsts))
+    check_against_the_reference(stream, cut(stream, cuts), verdicts, watched=watched, masked=masked)
 
 
 @given(st.data(), st.booleans(), st.booleans(), st.booleans(), some_verdicts, places)

@@ -1,0 +1,265 @@
+"""A bucket that instances share, as one of them has it: its own, or leased by a few tokens, or on its own while the store is away.
+
+Owned, it is a token bucket like any other and costs no more, since nobody else has any of it. Shared, its level is 0 and its rate is 0,
+so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end LEASE seconds after they
+were asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`). Alone, it is a token bucket again: it
+begins with what was left (and a token), and fills at its share of the rate.
+
+Pure: the landlord asks the store, and tells what it said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from math import inf
+from typing import Final, Protocol
+
+from proxy.ledger.token_bucket import TokenBucket
+
+LEASE: Final = 0.15  # seconds
+SPARE: Final = 0.1  # seconds for which a shared bucket fills beyond its burst (lua/rent.lua); with LEASE that makes 0.25
+LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
+GRACE: Final = 1.0  # tokens that a bucket has alone besides those of its leases: for the frame that waited for an answer in vain
+
+
+class Mode(Enum):
+    """Where a bucket's tokens are: with the store and all who ask it, here, or nobody can say."""
+
+    SHARED = "shared"
+    OWNED = "owned"
+    ALONE = "alone"
+
+
+class Landlord(Protocol):
+    """Who speaks with the store for a bucket."""
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        """Ask for `bucket.need` and `bucket.want`. Calls `bucket.asked`, or `bucket.go_alone` where that is hopeless."""
+
+    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+        """No answer came in time. Calls `bucket.go_alone`."""
+
+
+class _Lease:
+    __slots__ = ("expires", "tokens")
+
+    def __init__(self, tokens: float, expires: float) -> None:
+        self.tokens = tokens
+        self.expires = expires
+
+
+class LeasedBucket(TokenBucket):
+    """`rate` in tokens per second, more than 0; `burst` in tokens. Born shared, with nothing."""
+
+    __slots__ = (
+        "_ask_at",
+        "_expires",
+        "_grows_from",
+        "_landlord",
+        "_leased",
+        "_leases",
+        "_left",
+        "_spent",
+        "_waiting",
+        "deadline",
+        "epoch",
+        "full_rate",
+        "key",
+        "mode",
+        "need",
+        "sharers",
+        "since",
+        "want",
+    )
+
+    def __init__(self, key: bytes, rate: float, burst: float, landlord: Landlord) -> None:
+        super().__init__(rate, burst, 0.0)
+        self.key = key
+        self.full_rate = rate
+        self._landlord = landlord
+        self._leases: list[_Lease] = []  # seldom more than two
+        self._leased = 0.0  # tokens that were there after the last lease came
+        self._expires = 0.0  # when the last lease ends
+        self._spent = 0.0  # tokens, since the last question
+        self._ask_at = 0.0  # no question before, unless it is -inf or past
+        self._left = min(GRACE, burst)  # tokens to begin with alone, besides those of leases
+        self._grows_from = inf  # when that began to grow: since then the store has given nothing
+        self._waiting: list[Callable[[], None]] = []
+        self.deadline = inf  # of the answer that is awaited
+        self.epoch = b""
+        self.need = 0.0
+        self.want = 0.0
+        self.sharers = 0  # instances that use it, as the store said last; 0: it has said nothing yet
+        self.since: float | None = None  # when this bucket was alone last
+        self._enter(Mode.SHARED)
+
+    def _enter(self, mode: Mode) -> None:
+        self.mode = mode
+        self._leases.clear()
+        self.level = self.rate = 0.0
+
+    @property
+    def is_asking(self) -> bool:
+        return self.deadline < inf
+
+    # --- what a meter asks
+
+    def would_pass(self, cost: float, now: float) -> bool:
+        if self.mode is Mode.SHARED:
+            if cost > self.burst:
+                return False
+            if self._is_leased(cost, self.owed, now):
+                return True
+            if self.mode is Mode.SHARED:
+                return False
+        return super().would_pass(cost, now)
+
+    def spend(self, cost: float, now: float) -> None:
+        if self.mode is Mode.SHARED:
+            self._spend_leases(cost, now)
+        else:
+            super().spend(cost, now)
+
+    def wait(self, cost: float, now: float) -> float:
+        if self.mode is not Mode.SHARED:
+            return super().wait(cost, now)
+        if cost > self.burst:
+            return inf
+        missing = cost + self.owed - self._available(now)
+        return max(self._ask_at - now, missing / self.full_rate) if missing > 0 else 0.0
+
+    def due(self, cost: float, now: float, ticket: int | None = None) -> float:
+        if self.mode is Mode.SHARED:
+            if cost > self.burst:
+                return inf
+            if self._is_leased(cost, self.owed if ticket is None else self._ahead(ticket), now):
+                return now
+            if self.mode is Mode.SHARED:
+                return min(self.deadline, now + LOOK_AGAIN) if self.is_asking else self._ask_at
+        return super().due(cost, now, ticket)
+
+    def spend_due(self, cost: float, when: float) -> None:
+        if self.mode is Mode.SHARED:
+            self._spend_leases(cost, when)
+        else:
+            super().spend_due(cost, when)
+
+    def known_at(self, cost: float, now: float) -> float:
+        return self.deadline if self.mode is Mode.SHARED and self.is_asking and cost <= self.burst else now
+
+    def call_when_known(self, wake: Callable[[], None]) -> None:
+        self._waiting.append(wake)
+
+    # --- leases
+
+    def _available(self, now: float) -> float:
+        leases = self._leases
+        while leases and leases[0].expires <= now:
+            del leases[0]
+        return sum(lease.tokens for lease in leases)
+
+    def _is_leased(self, cost: float, ahead: float, now: float) -> bool:
+        """Is `cost` there besides what is there for others? If not, it is asked for, unless it would be in vain."""
+        if self.deadline <= now:
+            self._landlord.give_up(self, now)
+            return False
+        if self._available(now) - ahead >= cost:
+            return True
+        if not self.is_asking and now >= self._ask_at:
+            self._ask(cost, cost + ahead, now)
+        return False
+
+    def _ask(self, need: float, least: float, now: float) -> None:
+        """Want twice as much as was used if that was gone too soon, and else as much."""
+        was_scarce = now < self._expires or self._ask_at > 0
+        used = self._spent * 2 if was_scarce else self._spent
+        self.need = need
+        self.want = min(self.burst + self.full_rate * SPARE, max(least, used))
+        self._spent = 0.0
+        self._landlord.ask(self, now)
+
+    def _spend_leases(self, cost: float, now: float) -> None:
+        """Take from the lease that ends first. Where more than half is gone, more is asked for ahead of need."""
+        self._spent += cost
+        leases = self._leases
+        missing = cost
+        while missing > 0 and leases:
+            lease = leases[0]
+            taken = min(missing, lease.tokens)
+            lease.tokens -= taken
+            missing -= taken
+            if lease.tokens <= 0:
+                del leases[0]
+        left = sum(lease.tokens for lease in leases)
+        if cost <= left < self._leased / 2 and not self.is_asking and now >= self._ask_at:
+            self._ask(0.0, cost, now)
+
+    # --- what the landlord tells
+
+    def asked(self, deadline: float, now: float) -> None:
+        """An answer is awaited. If one was already, its deadline holds."""
+        self._grows_from = min(self._grows_from, now)
+        self.deadline = min(self.deadline, deadline)
+
+    def lease(self, tokens: float, retry: float, asked_at: float, now: float) -> None:
+        """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. Only while shared."""
+        self._save_grace()
+        self.deadline = inf
+        if tokens > 0:
+            self._expires = asked_at + LEASE
+            self._leases.append(_Lease(tokens, self._expires))
+            self._leased = self._available(now)
+        self._ask_at = now + retry if retry > 0 else 0.0
+        self._wake()
+
+    def own(self, level: float, epoch: bytes, now: float) -> None:
+        """All of it is ours. Of a bucket that went alone meanwhile, no more than it has."""
+        if self.mode is Mode.ALONE:
+            super().would_pass(0.0, now)
+            level = min(level, self.pending)
+        self._enter(Mode.OWNED)
+        self.rate, self.level, self.stamp = self.full_rate, level, now
+        self.epoch = epoch
+        self.sharers = 1
+        self._save_grace()
+        self._settle()
+
+    def share(self, now: float) -> float:
+        """Not ours any more. Returns the level that it had."""
+        super().would_pass(0.0, now)
+        level = self.pending
+        self._enter(Mode.SHARED)
+        self.epoch = b""
+        self._settle()
+        return level
+
+    def go_alone(self, now: float, sharers: int) -> None:
+        """The store is away: begin with what is left, and fill at one of so many shares of the rate."""
+        rate = self.full_rate / max(1, sharers)
+        grown = max(0.0, now - self._grows_from) * rate
+        level = min(self.burst, self._available(now) + self._left + grown)
+        self._enter(Mode.ALONE)
+        self.rate, self.level, self.stamp = rate, level, now
+        self._settle()
+
+    def rejoin(self, now: float) -> None:
+        """The store is back, or may be."""
+        super().would_pass(0.0, now)
+        self._left, self._grows_from = self.pending, now
+        self._enter(Mode.SHARED)
+        self.since = now
+        self._settle()
+
+    def _save_grace(self) -> None:
+        self._left, self._grows_from = min(GRACE, self.burst), inf
+
+    def _settle(self) -> None:
+        self.deadline = inf
+        self._ask_at = 0.0
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()

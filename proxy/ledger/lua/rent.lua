@@ -1,0 +1,182 @@
+-- One instance speaks about one bucket that all instances share: it asks for tokens, gives the bucket back, or leaves it.
+--
+-- Whoever asks while nobody else does owns the bucket: it has all of it, and says nothing more about it until somebody else asks.
+-- Otherwise tokens are leased: taken from the level here, and never given back. So level and live leases together are at most the
+-- bucket and what has come in a lease's time, whatever the instances do; nothing needs to be remembered of a lease.
+--
+-- KEYS  b:{k}, a hash: l, s   level, and its stamp (microseconds of this server's clock)
+--                      o, e   the owner's id and the epoch of its ownership, if there is an owner
+--                      w      since when another one wants the bucket from its owner (microseconds)
+--                      i<id>  an instance that has asked lately: "when need slot"; slot: when its turn is to ask again (0: any time)
+-- ARGV  1 id   2 prefix of channels: an instance hears on prefix .. id
+--       3 verb: ask | yield (the owner gives the bucket back) | leave (nobody there uses it any more)
+--       4 rate (tokens per second)   5 burst (tokens)
+--       6 epoch of the ownership that the instance believes in, or ""   7 its level then (tokens)
+--       8 need (tokens; 0: nothing at once)   9 want (tokens, at least need; of an owner: more than 0 if it still uses the bucket)
+--       10 may own: 1 or 0
+--       11 microseconds for which the store is known to have been there; what came before that is not refilled; -1: always
+--       12 microseconds since it lost its data; a bucket that is not here then began as empty; -1: never, and it is full
+-- Comes back as one text:
+--   "O level epoch"            the bucket is the instance's own
+--   "L tokens retry sharers"   a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances
+--   "W retry sharers"          another one owns it and was told; ask again when told, or after so many milliseconds
+--   "K"                        done
+--   "C"                        the key holds what is not ours
+-- Channels carry "y<key>": give the bucket back, and "f<key>": it was given back, ask again.
+
+local SPARE = 0.1           -- seconds: a shared bucket holds so much more, or polls would find nothing where burst is small
+local PACE = 200000         -- microseconds between the questions of an instance that cannot have what it wants; less where burst is small
+local ACTIVE = 2000000      -- microseconds for which an instance counts after it has asked
+local PATIENCE = 150000     -- microseconds until an owner that does not answer has lost the bucket
+local GRACE = 250000        -- microseconds for which a slot is kept after its time
+local FORGET = 10000000     -- microseconds after which an instance's field is removed
+local OWNED_TTL = 86400000  -- milliseconds
+
+local key, id, verb = KEYS[1], ARGV[1], ARGV[3]
+local rate, burst = tonumber(ARGV[4]), tonumber(ARGV[5])
+local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)
+local need, want = tonumber(ARGV[8]), tonumber(ARGV[9])
+local known, kept = tonumber(ARGV[11]), tonumber(ARGV[12])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+
+-- what there is
+
+local state = redis.pcall('HGETALL', key)
+if state.err then return 'C' end
+local level, stamp, owner, epoch, wanted
+local others, stale = {}, {}
+for i = 1, #state, 2 do
+  local name, value = state[i], state[i + 1]
+  if name == 'l' then level = tonumber(value)
+  elseif name == 's' then stamp = tonumber(value)
+  elseif name == 'o' then owner = value
+  elseif name == 'e' then epoch = value
+  elseif name == 'w' then wanted = tonumber(value)
+  elseif string.sub(name, 1, 1) == 'i' then
+    local at, its_need, slot = string.match(value, '^(%S+) (%S+) (%S+)$')
+    at, its_need, slot = tonumber(at), tonumber(its_need), tonumber(slot)
+    if not slot then return 'C' end
+    if at > now or at + FORGET < now and slot + GRACE < now then
+      stale[#stale + 1] = name
+    elseif name ~= 'i' .. id then
+      local pending = slot + GRACE > now
+      others[#others + 1] = {
+        id = string.sub(name, 2), need = its_need, slot = slot, pending = slot > 0 and pending, active = at + ACTIVE > now or pending,
+      }
+    end
+  else return 'C' end
+end
+if #state > 0 and not (level and stamp) then return 'C' end
+
+local function text(number) return string.format('%.17g', number) end
+local function tell(to, word) redis.call('PUBLISH', ARGV[2] .. to, word .. key) end
+
+local function store(fields, ttl)
+  redis.call('HSET', key, 'l', text(level), 's', string.format('%.0f', now), unpack(fields))
+  redis.call('PEXPIRE', key, string.format('%.0f', ttl))
+end
+
+local function note(slot) return {'i' .. id, string.format('%.0f %s %.0f', now, text(need), slot)} end
+
+local function until_full()
+  return math.min(((burst - level) / rate + SPARE) * 1000 + 15000, 31536000000)
+end
+
+local function release(found)
+  level, stamp = found, now
+  owner, epoch, wanted = nil, nil, nil
+  redis.call('HDEL', key, 'o', 'e', 'w')
+  for _, other in ipairs(others) do
+    if other.need > 0 and other.active then tell(other.id, 'f') end
+  end
+end
+
+local sharers = 1
+for _, other in ipairs(others) do
+  if other.active then sharers = sharers + 1 end
+end
+
+-- the owner
+
+local mine = owner == id and ARGV[6] == epoch and ARGV[6] ~= ''
+if mine and verb == 'ask' and not wanted then
+  redis.call('PEXPIRE', key, OWNED_TTL)
+  return table.concat({'O', ARGV[7], epoch}, ' ')
+elseif mine then
+  release(tonumber(ARGV[7]))
+elseif owner == id then
+  release(0)  -- it was told so, but never heard it: nobody knows what is left
+elseif owner and verb == 'ask' then
+  if want == 0 then return 'L 0 0 ' .. sharers end
+  if not wanted or wanted > now then wanted = now end
+  if now - wanted < PATIENCE then
+    tell(owner, 'y')
+    redis.call('HSET', key, 'w', string.format('%.0f', wanted), unpack(note(0)))
+    return table.concat({'W', math.ceil((PATIENCE - now + wanted) / 1000) + 1, math.max(sharers, 2)}, ' ')
+  end
+  release(0)
+elseif owner then
+  return 'K'
+end
+
+-- nobody owns it
+
+local capacity = burst
+if sharers > 1 then capacity = burst + rate * SPARE end
+if not level then
+  if ARGV[6] ~= '' then level = math.min(tonumber(ARGV[7]), burst)
+  elseif kept < 0 then level = burst
+  else level = math.min(burst, math.max(1, rate * kept / 1000000)) end
+else
+  local elapsed = math.max(0, now - stamp)
+  if known >= 0 then elapsed = math.min(elapsed, known) end
+  level = math.min(capacity, level + elapsed * rate / 1000000)
+end
+
+if verb ~= 'ask' then
+  redis.call('HDEL', key, 'i' .. id, unpack(stale))
+  if verb == 'yield' and want > 0 then  -- its owner used it just now: whoever gets it next shares it
+    store(note(0), until_full())
+    return 'K'
+  end
+  if level >= burst and sharers == 1 then redis.call('DEL', key) else store({}, until_full()) end
+  return 'K'
+end
+if #stale > 0 then redis.call('HDEL', key, unpack(stale)) end
+
+if ARGV[10] == '1' and sharers == 1 and (want > 0 or ARGV[6] ~= '') then
+  local all, new = math.min(level, burst), string.format('%.0f', now)
+  store({'o', id, 'e', new}, OWNED_TTL)
+  redis.call('HDEL', key, 'i' .. id)
+  return table.concat({'O', text(all), new}, ' ')
+end
+if want == 0 then
+  store({}, until_full())
+  return 'L 0 0 ' .. sharers
+end
+
+local before = string.match(redis.call('HGET', key, 'i' .. id) or '', ' (%S+)$')
+local place = tonumber(before) or 0
+if place + GRACE < now then place = 0 end
+local ahead, reserved = 0, 0
+for _, other in ipairs(others) do
+  if other.pending then
+    reserved = reserved + other.need
+    if place == 0 or other.slot < place then ahead = ahead + other.need end
+  end
+end
+
+local granted = 0
+if level - ahead + 0.000001 >= need then
+  local free = (level - reserved - need) * 2 / (sharers + 1)
+  granted = need + math.max(0, math.floor(math.min(want - need, free)))
+  level = math.max(0, level - granted)
+  ahead = reserved
+end
+local slot = 0
+if granted < want or granted == 0 then
+  slot = now + math.max(pace, (ahead + need - level) / rate * 1000000)
+end
+store(note(slot), until_full())
+return table.concat({'L', text(granted), slot > 0 and math.ceil((slot - now) / 1000) + 1 or 0, sharers}, ' ')

@@ -1,0 +1,352 @@
+"""Buckets of frames, shared by all instances through the store: the traffic. What is decided is decided in LeasedBucket and lua/rent.lua.
+
+A bucket is asked for when the first frame is charged to it, never before: who says nothing costs nothing. From then on it is here,
+until another instance wants it; that one's question makes the store tell us (`hear`), and we give it back at once. Where we own, no
+message is a question. Whenever the store may have forgotten what we own, all of it is told again.
+
+While the store is away buckets go on alone, each at its share; once a second it is looked whether that is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from proxy.ledger.leased_bucket import LeasedBucket, Mode
+from proxy.ledger.link import CommandError, Link
+from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.store import StoreDown, StoreEvents
+
+AT_ONCE: Final = 500  # buckets told at once when all are told again
+IN_USE: Final = 2.0  # seconds: who has used a bucket so lately goes on to share it
+MAX_IDLE: Final = 100_000  # buckets that nobody uses, and that the store does not know to be given back
+REFRESH: Final = 3600.0  # seconds in which every owned bucket is told once, or given back if it is full
+FAREWELL: Final = 1.0  # seconds to give everything back
+
+
+class RedisRates:
+    """`timeout`: seconds for an answer. `instances`: how many there are, us included, as far as is known."""
+
+    def __init__(
+        self,
+        link: Link,
+        commands: RentCommands,
+        timeout: float,
+        events: StoreEvents,
+        instances: Callable[[], int],
+    ) -> None:
+        self._link = link
+        self._commands = commands
+        self._timeout = timeout
+        self._events = events
+        self._instances = instances
+        self._buckets: dict[bytes, LeasedBucket] = {}
+        self._idle: OrderedDict[bytes, LeasedBucket] = OrderedDict()
+        self._alone: set[LeasedBucket] = set()
+        self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
+        self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
+        self._hears = False
+        self._is_there = False  # and what it has is what it should have
+        self._was_there = False
+        self._since: float | None = None  # the store is known to have been there
+        self._lost_at: float | None = None  # it lost its data
+        self._to_refresh: list[LeasedBucket] = []
+        self._refresh_rate = 0.0  # buckets a second
+        self._refresh_due = 0.0  # buckets
+        self._swept_at = time.monotonic()
+        self._telling: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        """Keys that are remembered."""
+        return len(self._buckets)
+
+    # --- what meters want
+
+    def open_bucket(self, key: bytes, rate: float, burst: float) -> LeasedBucket:
+        """`rate` is more than 0: a bucket of nothing has nothing to share."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = LeasedBucket(key, rate, burst, self)
+        bucket.users += 1
+        self._idle.pop(key, None)
+        return bucket
+
+    def close_bucket(self, bucket: LeasedBucket) -> None:
+        bucket.users -= 1
+        self._rest(bucket)
+
+    def _rest(self, bucket: LeasedBucket) -> None:
+        """Nobody may be using it: give it back. What cannot be given back is kept for whoever returns."""
+        if bucket.users:
+            return
+        if bucket.mode is Mode.OWNED and self._link.is_usable:
+            self._give_back(bucket, Verb.LEAVE)
+        if bucket.mode is not Mode.SHARED:
+            self._idle[bucket.key] = bucket
+            if len(self._idle) > MAX_IDLE:
+                self._forget(self._idle.popitem(last=False)[1])
+        elif not bucket.is_asking:
+            self._forget(bucket)
+
+    def _forget(self, bucket: LeasedBucket) -> None:
+        self._buckets.pop(bucket.key, None)
+        self._idle.pop(bucket.key, None)
+        self._alone.discard(bucket)
+        self._unwanted.discard(bucket)
+        self._stop_waiting(bucket)
+
+    # --- what buckets want
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        self._send(bucket, self._word(bucket, need=bucket.need, want=bucket.want), now)
+
+    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+        self._stop_waiting(bucket)
+        bucket.go_alone(now, bucket.sharers or self._instances())
+        self._alone.add(bucket)
+
+    def _word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, *, level: float = 0.0, need: float = 0.0, want: float = 0.0) -> Rent:
+        rate, burst = bucket.full_rate, bucket.burst
+        return Rent(bucket.key, rate, burst, verb, bucket.epoch, level, need, want, may_own=self._hears)
+
+    def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
+        if not self._is_there:
+            self.give_up(bucket, now)
+            return
+        try:
+            answer = self._link.call(self._commands.rent(word, self._knowledge(bucket.since, now)))
+        except StoreDown:
+            self.give_up(bucket, now)
+            return
+        bucket.asked(now + self._timeout, now)
+        answer.add_done_callback(partial(self._answered, bucket, word, now, is_repeated))
+
+    def _knowledge(self, since: float | None, now: float) -> Knowledge:
+        moments = [one for one in (since, self._since) if one is not None]
+        return Knowledge(now - max(moments) if moments else None, None if self._lost_at is None else now - self._lost_at)
+
+    # --- what the store answers
+
+    def _answered(
+        self,
+        bucket: LeasedBucket,
+        word: Rent,
+        asked_at: float,
+        is_repeated: bool,  # noqa: FBT001 -- bound by `partial`
+        answer: asyncio.Future[object],
+    ) -> None:
+        if answer.cancelled():
+            return
+        now = time.monotonic()
+        try:
+            self._take(bucket, word, asked_at, read_rent(answer.result()), now)
+        except CommandError as error:
+            if error.missing_script and not is_repeated:
+                self._send(bucket, word, now, is_repeated=True)
+            elif bucket.mode is Mode.SHARED:
+                self.give_up(bucket, now)
+        except (StoreDown, ValueError):
+            if bucket.mode is Mode.SHARED:
+                self.give_up(bucket, now)
+        self._rest(bucket)
+
+    def _take(self, bucket: LeasedBucket, word: Rent, asked_at: float, said: RentAnswer, now: float) -> None:
+        was_alone = bucket.mode is Mode.ALONE
+        match said:
+            case Owned(level, epoch):
+                self._alone.discard(bucket)
+                bucket.own(level, epoch, now)
+            case Leased(tokens, retry, sharers) if not was_alone:
+                bucket.sharers = sharers
+                bucket.lease(tokens, retry, asked_at, now)
+            case Elsewhere(retry, sharers) if not was_alone:
+                bucket.sharers = sharers
+                self._waits[bucket] = self._loop.call_later(retry, self._ask_anew, bucket, word)
+                return  # whether somebody wants it from us is not known yet
+            case Said.CONFLICT:
+                self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
+                self.give_up(bucket, now)
+        self._stop_waiting(bucket)
+        if bucket in self._unwanted:
+            self._unwanted.discard(bucket)
+            self._give_back(bucket, Verb.YIELD)
+
+    def _stop_waiting(self, bucket: LeasedBucket) -> None:
+        timer = self._waits.pop(bucket, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _ask_anew(self, bucket: LeasedBucket, word: Rent) -> None:
+        """The owner was told, and has either given it back or is taken for lost."""
+        self._stop_waiting(bucket)
+        if bucket.mode is Mode.SHARED:
+            self._send(bucket, replace(word, may_own=self._hears), time.monotonic())
+
+    # --- what the store tells
+
+    def hear(self, message: bytes) -> None:
+        """Somebody wants a bucket that we have, or one that we want was given back."""
+        found = self._commands.read_message(message)
+        if found is None:
+            return
+        kind, key = found
+        bucket = self._buckets.get(key)
+        if kind != YIELD:
+            if bucket is not None and bucket in self._waits:
+                word = self._word(bucket, need=bucket.need, want=bucket.want)
+                self._ask_anew(bucket, word)
+        elif bucket is None:
+            self._tell(Rent(key, 0.0, 0.0, Verb.YIELD))  # we were lost for a while, and know nothing of it
+        elif bucket.mode is Mode.SHARED and bucket.is_asking:
+            self._unwanted.add(bucket)
+        else:
+            self._give_back(bucket, Verb.YIELD)
+
+    def _give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
+        now = time.monotonic()
+        word = self._word(bucket, verb)
+        if bucket.mode is Mode.OWNED:
+            in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
+            word = replace(word, want=float(in_use), level=bucket.share(now))
+        self._tell(word)
+
+    def _tell(self, word: Rent) -> None:
+        """Say something to which there is no answer that matters."""
+        with suppress(StoreDown):
+            self._link.call(self._commands.rent(word, self._knowledge(None, time.monotonic()))).add_done_callback(_look_away)
+
+    # --- doubts
+
+    def listening(self, hears: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        """Does the store reach us? Where it does not, we own nothing more, and where it does again, all that we own is told."""
+        self._hears = hears
+        if hears:
+            self._tell_again()
+
+    def doubted(self) -> None:
+        """What the store has may be anything: nothing is asked until it is `healed`."""
+        self._is_there = False
+
+    def healed(self, lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        """The store is there: for the first time, or after it was away, or has forgotten everything."""
+        now = time.monotonic()
+        if self._was_there:
+            self._since = now
+        self._is_there = self._was_there = True
+        if lost_data:
+            self._lost_at = now
+        self._rejoin(now)
+        self._tell_again()
+
+    def _tell_again(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = self._loop.create_task(self._tell_owned())
+
+    async def _tell_owned(self) -> None:
+        """Tell all that we own, some at a time. What fails is told when the store is back."""
+        owned = [bucket for bucket in self._buckets.values() if bucket.mode is Mode.OWNED]
+        with suppress(StoreDown):
+            for start in range(0, len(owned), AT_ONCE):
+                answers = self._confirm(owned[start : start + AT_ONCE])
+                if answers:
+                    await asyncio.wait(answers)
+
+    def _confirm(self, buckets: Sequence[LeasedBucket]) -> list[asyncio.Future[object]]:
+        """Are they still ours? Raises StoreDown."""
+        now = time.monotonic()
+        answers = []
+        for bucket in buckets:
+            if bucket.mode is Mode.OWNED:
+                bucket.would_pass(0.0, now)
+                word = self._word(bucket, level=bucket.pending)
+                answer = self._link.call(self._commands.rent(word, self._knowledge(None, now)))
+                answer.add_done_callback(partial(self._confirmed, bucket, word))
+                answers.append(answer)
+        return answers
+
+    def _confirmed(self, bucket: LeasedBucket, word: Rent, answer: asyncio.Future[object]) -> None:
+        if answer.cancelled() or bucket.mode is not Mode.OWNED or bucket.epoch != word.epoch:
+            return
+        try:
+            said = read_rent(answer.result())
+        except (StoreDown, CommandError, ValueError):
+            return
+        if isinstance(said, Owned):
+            bucket.epoch = said.epoch
+        elif said is Said.CONFLICT:
+            self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
+        else:
+            bucket.share(time.monotonic())
+        self._rest(bucket)
+
+    # --- its life
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second; bounded work."""
+        self._rejoin(now)
+        self._forget_full(now)
+        self._refresh(now)
+
+    def _forget_full(self, now: float) -> None:
+        """Those who are alone, and whom nobody uses."""
+        for _ in range(min(len(self._idle), AT_ONCE)):
+            key, bucket = self._idle.popitem(last=False)
+            self._idle[key] = bucket
+            if bucket.mode is Mode.ALONE and bucket.full_at() <= now:
+                self._forget(bucket)
+
+    def _rejoin(self, now: float) -> None:
+        """Those who are alone try the store again."""
+        if not self._is_there or not self._link.is_usable:
+            return
+        alone, self._alone = self._alone, set()
+        for bucket in alone:
+            bucket.rejoin(now)
+            self._rest(bucket)
+
+    def _refresh(self, now: float) -> None:
+        """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back."""
+        if not self._to_refresh:
+            self._to_refresh = [bucket for bucket in self._buckets.values() if bucket.mode is Mode.OWNED]
+            self._refresh_rate = len(self._to_refresh) / REFRESH
+        self._refresh_due = min(self._refresh_due + self._refresh_rate * (now - self._swept_at), len(self._to_refresh))
+        self._swept_at = now
+        with suppress(StoreDown):
+            while self._refresh_due >= 1 and self._to_refresh:
+                self._refresh_due -= 1
+                bucket = self._to_refresh.pop()
+                if bucket.mode is Mode.OWNED and bucket.full_at() <= now and self._link.is_usable:
+                    self._give_back(bucket, Verb.LEAVE)
+                else:
+                    self._confirm([bucket])
+
+    async def stop(self) -> None:
+        """Give back what is ours, within FAREWELL seconds."""
+        if self._telling is not None:
+            self._telling.cancel()
+        for bucket in list(self._waits):
+            self._stop_waiting(bucket)
+        now = time.monotonic()
+        answers = []
+        with suppress(StoreDown):
+            for bucket in self._buckets.values():
+                if bucket.mode is Mode.OWNED:
+                    word = self._word(bucket, Verb.LEAVE)
+                    word = replace(word, level=bucket.share(now))
+                    answers.append(self._link.call(self._commands.rent(word, self._knowledge(None, now))))
+        if answers:
+            await asyncio.wait(answers, timeout=FAREWELL)
+
+
+def _look_away(answer: asyncio.Future[object]) -> None:
+    """Nobody waits for this one."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,138 @@
+"""What instances say to the store about buckets that they share (lua/rent.lua), and what it answers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from proxy.ledger.scripts import RENT, Command
+
+YIELD: Final = b"y"  # begins a message: somebody else wants the bucket that we own
+FREED: Final = b"f"  # the bucket that we want was given back
+
+
+class Verb(Enum):
+    """What is said of a bucket."""
+
+    ASK = b"ask"
+    YIELD = b"yield"
+    LEAVE = b"leave"
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """Seconds for which the store is known to have been there, and since it lost its data; None: for ever, and never."""
+
+    known: float | None = None
+    kept: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rent:
+    """One word about one bucket. `epoch`: of an ownership, empty for none; `level`, `need` and `want` in tokens, `rate` per second."""
+
+    key: bytes
+    rate: float
+    burst: float
+    verb: Verb = Verb.ASK
+    epoch: bytes = b""
+    level: float = 0.0
+    need: float = 0.0
+    want: float = 0.0
+    may_own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The whole bucket, with its level in tokens."""
+
+    level: float
+    epoch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """`retry`: seconds until it is worth asking again. `sharers`: instances that asked lately, we among them."""
+
+    tokens: float
+    retry: float
+    sharers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Another instance owns it, and was told to give it back. `retry`: seconds after which it is asked for anew."""
+
+    retry: float
+    sharers: int
+
+
+class Said(Enum):
+    """Answers that say no more than this."""
+
+    DONE = b"K"
+    CONFLICT = b"C"  # the key holds what is not ours
+
+
+RentAnswer = Owned | Leased | Elsewhere | Said
+
+
+class RentCommands:
+    """The commands of one instance. `instance` is its id, `prefix` that of all keys and channels."""
+
+    def __init__(self, prefix: str, instance: bytes) -> None:
+        self._prefix = prefix.encode()
+        self._names = self._prefix + b"b:{"
+        self._channels = self._prefix + b"i:"
+        self._instance = instance
+        self.channel = self._channels + instance
+
+    def rent(self, rent: Rent, knowledge: Knowledge) -> Command:
+        return RENT.call(
+            (self._names + rent.key + b"}",),
+            self._instance,
+            self._channels,
+            rent.verb.value,
+            _number(rent.rate),
+            _number(rent.burst),
+            rent.epoch,
+            _number(rent.level),
+            _number(rent.need),
+            _number(rent.want),
+            b"1" if rent.may_own else b"0",
+            _microseconds(knowledge.known),
+            _microseconds(knowledge.kept),
+        )
+
+    def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
+        """(YIELD or FREED, key), or None for what is not ours."""
+        kind, name = message[:1], message[1:]
+        if kind not in (YIELD, FREED) or not name.startswith(self._names) or not name.endswith(b"}"):
+            return None
+        return kind, name[len(self._names) : -1]
+
+
+def read_rent(reply: object) -> RentAnswer:
+    """Raises ValueError for what our script does not say."""
+    if not isinstance(reply, bytes):
+        raise ValueError("not an answer of our script")  # noqa: TRY004 -- what came over the wire is a value, not a type
+    kind, *words = reply.split(b" ")
+    match kind, words:
+        case b"O", [level, epoch]:
+            return Owned(float(level), epoch)
+        case b"L", [tokens, retry, sharers]:
+            return Leased(float(tokens), float(retry) / 1000, int(sharers))
+        case b"W", [retry, sharers]:
+            return Elsewhere(float(retry) / 1000, int(sharers))
+        case _, []:
+            return Said(kind)
+    raise ValueError("not an answer of our script")
+
+
+def _number(value: float) -> bytes:
+    return repr(float(value)).encode()
+
+
+def _microseconds(seconds: float | None) -> bytes:
+    return b"-1" if seconds is None else b"%d" % (max(0.0, seconds) * 1_000_000)

@@ -1,0 +1,191 @@
+"""One rate over several gates: what a flood gets through all of them is what it would get through one, and it costs the store little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import pytest
+
+from tests.cluster.gates import GateProcess, gates
+from tests.cluster.guests import END, TICK, TOCK, game, party
+from tests.support.raw import upgrade_head
+from tests.support.redis_servers import RedisServer, redis_server
+from tests.support.waiting import until
+
+RATE = 100.0
+BURST = 100.0
+LATE = 0.25  # seconds: what a lease may add to the bound
+BEAT = 1.8  # seconds between heartbeats at the least
+ANSWER = len(TOCK) + 8
+YAML = f"""
+refuse_with: http
+rules:
+  - {{name: user-messages, per: user, messages: {RATE:.0f}/s, burst: {BURST:.0f}, on_excess: drop, notify: false}}
+"""
+HEAD = upgrade_head("/?token=ann")
+
+
+class Flooder(asyncio.Protocol):
+    """A client that says something again and again, and counts what the game has heard of it."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self._received = 0
+        self._is_inside = False
+        self._beginning = b""
+
+    @property
+    def passed(self) -> int:
+        return self._received // ANSWER
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._head)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_inside:
+            self._received += len(data)
+            return
+        self._beginning += data
+        head, end, rest = self._beginning.partition(END)
+        if end:
+            assert head[9:12] == b"101", head
+            self._is_inside = True
+            self._received = len(rest)
+
+    async def entered(self) -> None:
+        await until(lambda: self._is_inside, 20.0)
+
+    def say(self, times: int) -> None:
+        self.transport.write((TICK + bytes(8)) * times)
+
+
+@asynccontextmanager
+async def flooders(cluster: list[GateProcess], head: bytes = HEAD) -> AsyncIterator[list[Flooder]]:
+    """One client at each gate."""
+    loop = asyncio.get_running_loop()
+    made = [await loop.create_connection(lambda: Flooder(head), "127.0.0.1", gate.port) for gate in cluster]
+    people = [protocol for _, protocol in made]
+    try:
+        for one in people:
+            await one.entered()
+        yield people
+    finally:
+        for one in people:
+            one.transport.abort()
+
+
+async def flood(people: list[Flooder], seconds: float) -> float:
+    """All say much more than they may. Returns how long that took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < seconds:
+        for one in people:
+            one.say(2)
+        await asyncio.sleep(0.004)
+    return loop.time() - began
+
+
+async def asked(store: RedisServer) -> int:
+    """Scripts that were called so far, heartbeats too."""
+    stats = await store.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def quiet(count: Callable[[], int]) -> int:
+    """The count when it has stood still for a while."""
+    seen = -1
+    while count() != seen:
+        seen = count()
+        await asyncio.sleep(0.3)
+    return seen
+
+
+async def through_four_gates(seconds: float, folder: Path) -> tuple[int, float, float]:
+    """(messages that passed, seconds, questions a second without heartbeats)."""
+    async with game() as url, redis_server() as store, gates(folder, YAML, url, [store.url] * 4) as cluster, flooders(cluster) as people:
+        before = await asked(store)
+        lasted = await flood(people, seconds)
+        questions = await asked(store) - before
+        passed = await quiet(lambda: sum(one.passed for one in people))
+        assert all(one.passed for one in people)
+        return passed, lasted, questions / lasted - len(cluster) / BEAT
+
+
+async def test_a_flood_through_four_gates_gets_one_bucket(tmp_path: Path) -> None:
+    passed, lasted, questions = await through_four_gates(5.0, tmp_path)
+    assert 0.9 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
+    assert questions < 60  # those who come and get to know each other ask more often
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_flood_of_30_seconds_through_four_gates_gets_97_percent_of_one_bucket_for_30_questions_a_second(tmp_path: Path) -> None:
+    passed, lasted, questions = await through_four_gates(30.0, tmp_path)
+    assert 0.97 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
+    assert questions < 30
+
+
+async def test_one_user_on_one_gate_asks_nothing_per_message(tmp_path: Path) -> None:
+    async with game() as url, redis_server() as store, gates(tmp_path, YAML, url, [store.url]) as cluster, flooders(cluster) as people:
+        people[0].say(1)
+        await until(lambda: people[0].passed)
+        before = await asked(store)
+        lasted = await flood(people, 3.0)
+        assert await asked(store) - before <= lasted / BEAT + 1
+        passed = await quiet(lambda: people[0].passed)
+        assert 0.97 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
+
+
+async def test_a_user_who_goes_to_another_gate_finds_the_bucket_as_it_was_left(tmp_path: Path) -> None:
+    yaml = YAML.replace(f"{RATE:.0f}/s", "6/min")
+    async with game() as url, redis_server() as store, gates(tmp_path, yaml, url, [store.url] * 2) as cluster:
+        async with flooders(cluster[:1]) as people:
+            people[0].say(60)
+            await until(lambda: people[0].passed == 60)
+        async with flooders(cluster[1:]) as people:
+            people[0].say(100)
+            assert await quiet(lambda: people[0].passed) in (40, 41)
+        async with flooders(cluster) as people:
+            for one in people:
+                one.say(100)
+            assert await quiet(lambda: sum(one.passed for one in people)) <= 1
+
+
+@pytest.mark.parametrize("end", [GateProcess.kill, GateProcess.freeze])
+async def test_what_a_gate_has_that_is_dead_or_frozen_is_lost_and_the_user_goes_on(
+    end: Callable[[GateProcess], None], tmp_path: Path
+) -> None:
+    stores = game(), redis_server()
+    async with stores[0] as url, stores[1] as store, gates(tmp_path, YAML, url, [store.url] * 2) as cluster, flooders(cluster) as people:
+        first, second = people
+        first.say(1)
+        await until(lambda: first.passed)
+        end(cluster[0])
+        lasted = await flood([second], 2.0)
+        passed = await quiet(lambda: second.passed)
+        assert RATE * (lasted - 0.5) <= passed <= RATE * (lasted + LATE)
+
+
+async def test_while_the_store_is_frozen_no_frame_waits_long_and_nobody_gets_more(tmp_path: Path) -> None:
+    async with game() as url, redis_server() as store, gates(tmp_path, YAML, url, [store.url] * 2) as cluster, party() as people:
+        guests = await people.knock(*((gate.port, HEAD) for gate in cluster * 5))
+        for guest in guests:
+            await guest.tick()
+        store.freeze()
+        waits = []
+        for guest in guests * 4:
+            waits.append(await guest.tick())
+            await asyncio.sleep(2 / RATE)  # within the share of its gate
+        assert median(waits) < 0.05
+        assert max(waits) < 2.0
+        assert not people.lost
+        async with flooders([cluster[0]]) as (flooder,):
+            lasted = await flood([flooder], 2.0)
+            assert await quiet(lambda: flooder.passed) <= BURST + RATE / 2 * (lasted + LATE)
+        store.thaw()

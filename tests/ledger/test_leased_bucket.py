@@ -1,0 +1,247 @@
+"""A shared bucket as one instance has it, with a clock that is moved and a landlord that says what the test wants."""
+
+from __future__ import annotations
+
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.ledger.leased_bucket import GRACE, LEASE, LOOK_AGAIN, SPARE, LeasedBucket, Mode
+
+NOW = 1_000.0
+TIMEOUT = 0.2
+SOON = 1.0 / 1024
+
+
+class Landlord:
+    """Remembers what was asked. `is_away`: there is nobody to ask."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, float]] = []
+        self.is_away = False
+        self.sharers = 2
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        self.asked.append((bucket.need, bucket.want))
+        if self.is_away:
+            self.give_up(bucket, now)
+        else:
+            bucket.asked(now + TIMEOUT, now)
+
+    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+        bucket.go_alone(now, self.sharers)
+
+
+def shared(rate: float = 10.0, burst: float = 20.0) -> tuple[LeasedBucket, Landlord]:
+    landlord = Landlord()
+    return LeasedBucket(b"rule:key", rate, burst, landlord), landlord
+
+
+def passed(bucket: LeasedBucket, times: int, now: float) -> int:
+    return sum(bucket.take(1.0, now) for _ in range(times))
+
+
+class TestShared:
+    def test_what_is_not_here_is_asked_for_once_and_nobody_knows_until_the_answer(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        assert not bucket.would_pass(1.0, NOW + SOON)
+        assert landlord.asked == [(1.0, 1.0)]
+        assert bucket.known_at(1.0, NOW) == NOW + TIMEOUT
+
+    def test_looks_empty_to_whoever_reads_its_numbers(self) -> None:
+        bucket, _ = shared()
+        bucket.asked(NOW + TIMEOUT, NOW)
+        bucket.lease(5.0, 0.0, NOW, NOW)
+        assert (bucket.level, bucket.rate) == (0.0, 0.0)
+
+    def test_a_lease_is_spent_and_then_known_to_be_gone_until_it_is_worth_asking(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.take(1.0, NOW)
+        bucket.lease(2.0, 0.5, NOW, NOW)
+        assert passed(bucket, 5, NOW) == 2
+        assert bucket.known_at(1.0, NOW) == NOW
+        assert bucket.wait(1.0, NOW) == 0.5
+        assert len(landlord.asked) == 1
+        assert not bucket.would_pass(1.0, NOW + 0.5)
+        assert len(landlord.asked) == 2
+
+    def test_a_lease_ends_counted_from_the_question_not_from_the_answer(self) -> None:
+        bucket, _ = shared()
+        bucket.would_pass(1.0, NOW)
+        bucket.lease(2.0, 0.0, NOW, NOW + 0.1)
+        assert bucket.take(1.0, NOW + LEASE - SOON)
+        assert not bucket.take(1.0, NOW + LEASE)
+
+    def test_an_old_lease_does_not_live_longer_by_a_new_one(self) -> None:
+        bucket, _ = shared()
+        bucket.lease(2.0, 0.0, NOW, NOW)
+        bucket.lease(3.0, 0.0, NOW + 0.1, NOW + 0.1)
+        assert bucket.wait(5.0, NOW + 0.1) == 0
+        assert bucket.wait(3.0, NOW + LEASE) == 0
+        assert bucket.wait(4.0, NOW + LEASE) > 0
+
+    def test_it_is_asked_for_more_before_the_last_token_is_gone(self) -> None:
+        bucket, landlord = shared()
+        bucket.lease(8.0, 0.0, NOW, NOW)
+        assert passed(bucket, 4, NOW) == 4
+        assert landlord.asked == []
+        assert passed(bucket, 1, NOW) == 1
+        assert landlord.asked == [(0.0, 10.0)]
+        assert passed(bucket, 3, NOW) == 3  # what is there goes on to pass
+
+    def test_it_wants_twice_what_was_gone_too_soon_and_no_more_than_was_used_otherwise(self) -> None:
+        bucket, landlord = shared()
+        bucket.lease(2.0, 0.0, NOW, NOW)
+        assert passed(bucket, 3, NOW) == 2
+        assert landlord.asked[-1] == (1.0, 4.0)
+        bucket.lease(4.0, 0.0, NOW, NOW)
+        assert passed(bucket, 1, NOW) == 1
+        later = NOW + 1
+        assert not bucket.take(1.0, later)
+        assert landlord.asked[-1] == (1.0, 1.0)
+
+    def test_it_never_wants_more_than_the_shared_bucket_holds(self) -> None:
+        bucket, landlord = shared(burst=20.0)
+        bucket.lease(20.0, 0.1, NOW, NOW)
+        assert passed(bucket, 21, NOW) == 20
+        assert not bucket.take(1.0, NOW + 0.1)
+        assert landlord.asked[-1] == (1.0, 20.0 + 10.0 * SPARE)
+
+    def test_what_costs_more_than_the_burst_is_refused_without_a_question(self) -> None:
+        bucket, landlord = shared(burst=20.0)
+        assert not bucket.would_pass(21.0, NOW)
+        assert bucket.known_at(21.0, NOW) == NOW
+        assert bucket.due(21.0, NOW) == bucket.wait(21.0, NOW) == inf
+        assert landlord.asked == []
+
+    def test_all_who_wait_are_woken_once_by_the_answer(self) -> None:
+        bucket, _ = shared()
+        woken: list[str] = []
+        bucket.would_pass(1.0, NOW)
+        bucket.call_when_known(lambda: woken.append("first"))
+        bucket.call_when_known(lambda: woken.append("second"))
+        bucket.lease(0.0, 0.1, NOW, NOW)
+        bucket.lease(1.0, 0.1, NOW, NOW)
+        assert woken == ["first", "second"]
+
+
+class TestLine:
+    def test_who_waits_looks_again_soon_while_the_answer_is_awaited(self) -> None:
+        bucket, _ = shared()
+        assert bucket.due(1.0, NOW) == NOW + LOOK_AGAIN
+        assert bucket.due(1.0, NOW + TIMEOUT - SOON) == NOW + TIMEOUT
+
+    def test_who_waits_knows_when_it_is_worth_asking(self) -> None:
+        bucket, _ = shared()
+        bucket.lease(0.0, 0.4, NOW, NOW)
+        assert bucket.due(1.0, NOW) == NOW + 0.4
+
+    def test_what_is_owed_to_those_in_line_is_not_there_for_others(self) -> None:
+        bucket, _ = shared()
+        bucket.join(1, 2.0)
+        bucket.lease(2.0, 0.1, NOW, NOW)
+        assert not bucket.would_pass(1.0, NOW)
+        assert bucket.due(2.0, NOW, 1) == NOW
+        assert bucket.due(1.0, NOW, 2) > NOW
+        bucket.leave(1, 2.0)
+        bucket.spend_due(2.0, NOW)
+        assert not bucket.would_pass(1.0, NOW)
+
+
+class TestOwned:
+    def test_is_a_token_bucket_like_any_other(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.own(3.0, b"1", NOW)
+        assert passed(bucket, 5, NOW) == 3
+        assert passed(bucket, 50, NOW + 1) == 10
+        assert bucket.wait(1.0, NOW + 1) == 0.1
+        assert bucket.due(1.0, NOW + 1) == NOW + 1.1
+        assert landlord.asked == []
+        assert bucket.known_at(1.0, NOW + 1) == NOW + 1
+
+    def test_leases_of_before_do_not_come_on_top(self) -> None:
+        bucket, _ = shared()
+        bucket.lease(5.0, 0.0, NOW, NOW)
+        bucket.own(3.0, b"1", NOW)
+        assert passed(bucket, 10, NOW) == 3
+        bucket.share(NOW)
+        assert passed(bucket, 10, NOW) == 0
+
+    def test_is_given_back_with_what_it_has_then(self) -> None:
+        bucket, _ = shared(rate=10.0)
+        bucket.own(3.0, b"1", NOW)
+        assert bucket.share(NOW + 0.5) == 8.0
+        assert bucket.mode is Mode.SHARED
+        assert not bucket.take(1.0, NOW + 0.5)
+
+
+class TestAlone:
+    def test_it_begins_with_what_the_lease_had_left_and_a_token_and_fills_at_its_share(self) -> None:
+        bucket, landlord = shared(rate=10.0)
+        bucket.lease(5.0, 0.0, NOW, NOW)
+        assert passed(bucket, 2, NOW) == 2
+        landlord.give_up(bucket, NOW)
+        assert passed(bucket, 10, NOW) == 3 + GRACE
+        assert passed(bucket, 50, NOW + 1) == 5
+
+    def test_a_lease_that_has_ended_is_not_left(self) -> None:
+        bucket, landlord = shared()
+        bucket.lease(5.0, 0.0, NOW, NOW)
+        landlord.give_up(bucket, NOW + LEASE)
+        assert passed(bucket, 10, NOW + LEASE) == GRACE
+
+    def test_nobody_waits_where_there_is_nobody_to_ask(self) -> None:
+        bucket, landlord = shared()
+        landlord.is_away = True
+        assert passed(bucket, 3, NOW) == GRACE
+        assert bucket.known_at(1.0, NOW) == NOW
+
+    def test_nobody_waits_longer_than_the_deadline(self) -> None:
+        bucket, _ = shared(rate=10.0)
+        assert not bucket.would_pass(1.0, NOW)
+        assert bucket.would_pass(1.0, NOW + TIMEOUT)
+        assert bucket.mode is Mode.ALONE
+
+    def test_trying_the_store_in_vain_again_and_again_gives_nothing_on_top(self) -> None:
+        bucket, landlord = shared(rate=10.0)
+        landlord.is_away = True
+        total = 0
+        for tenth in range(101):
+            now = NOW + tenth / 10
+            total += passed(bucket, 10, now)
+            bucket.rejoin(now)
+        assert total <= GRACE + 10 * 5
+
+    def test_an_owner_that_is_told_late_gets_no_more_than_it_has_alone(self) -> None:
+        bucket, landlord = shared()
+        landlord.is_away = True
+        assert passed(bucket, 3, NOW) == 1
+        bucket.own(20.0, b"1", NOW)
+        assert passed(bucket, 30, NOW) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "lease", "answer"]), st.floats(0, 0.1), st.integers(0, 9)), max_size=60))
+def test_never_more_passes_than_was_leased_and_nothing_that_has_ended(steps: list[tuple[str, float, int]]) -> None:
+    """Against a slow model: leases as single tokens, each with its end."""
+    bucket, _ = shared(rate=10.0, burst=1_000.0)
+    tokens: list[float] = []
+    now = NOW
+    for kind, pause, number in steps:
+        now += pause
+        if kind == "lease":
+            if not bucket.is_asking:
+                bucket.asked(now + 1_000, now)
+            bucket.lease(float(number), 0.0, now, now)
+            tokens += [now + LEASE] * number
+        elif kind == "answer":
+            if bucket.is_asking:
+                bucket.lease(0.0, 0.0, now, now)
+        else:
+            if not bucket.is_asking:
+                bucket.asked(now + 1_000, now)
+            tokens = [end for end in tokens if end > now]
+            expected = min(number, len(tokens))
+            assert passed(bucket, number, now) == expected
+            tokens = tokens[expected:]

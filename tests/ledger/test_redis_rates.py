@@ -1,0 +1,378 @@
+"""Rates over several instances on real servers: never more than one bucket allows, whatever happens, and nearly all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from proxy.ledger import redis_rates
+from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.leased_bucket import LeasedBucket, Mode
+from tests.ledger.instances import Instance, address_of, instance
+from tests.support.redis_servers import FLAVOURS, HOST, SERVICE, Flavour, RedisServer, cluster, redis_server, sentinels
+from tests.support.waiting import eventually, until
+
+KEY = b"rule:somebody"
+LATE = 0.25  # seconds: what a lease may add to the bound
+SLOW = 1 / 3600  # tokens a second: none in the time of a test
+DEADLINE = 0.2  # seconds: the store's, in these tests the real one
+
+
+class User:
+    """One connection of the user, at one instance. `times`: of the messages that passed; `longest`: a message waited, in seconds."""
+
+    def __init__(self, at: Instance, rate: float, burst: float, key: bytes = KEY) -> None:
+        self._store = at.store
+        bucket = self._store.open_bucket(key, rate, burst, time.monotonic())
+        assert isinstance(bucket, LeasedBucket)
+        self.bucket = bucket
+        self.times: list[float] = []
+        self.longest = 0.0
+
+    async def say(self, cost: float = 1.0) -> bool:
+        """One message: as a meter and a tunnel do it. False if it was dropped."""
+        began = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if self.bucket.take(cost, now):
+                break
+            known_at = self.bucket.known_at(cost, now)
+            if known_at <= now:
+                return False
+            answered = asyncio.Event()
+            self.bucket.call_when_known(answered.set)
+            try:
+                async with asyncio.timeout(known_at - now):
+                    await answered.wait()
+            except TimeoutError:
+                pass
+        self.times.append(now)
+        self.longest = max(self.longest, now - began)
+        return True
+
+    async def say_all(self, most: int) -> int:
+        """Messages until one is dropped."""
+        for said in range(most):
+            if not await self.say():
+                return said
+        return most
+
+    async def flood(self, seconds: float, pause: float = 0.002) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            await self.say()
+            await asyncio.sleep(random.uniform(0, 2 * pause))
+
+    def leave(self) -> None:
+        self._store.close_bucket(self.bucket.key, self.bucket)
+
+
+@asynccontextmanager
+async def instances(count: int, server: RedisServer, deadline: float = DEADLINE) -> AsyncIterator[list[Instance]]:
+    """So many that decide with the store, and hear it."""
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(instance(address_of(server), deadline=deadline)) for _ in range(count)]
+        for one in started:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # a default binds the loop's variable
+        yield started
+
+
+def hears(one: Instance) -> bool:
+    return one.store._shared_rates._hears
+
+
+def asked(cluster: Sequence[Instance]) -> int:
+    """Commands that were sent so far."""
+    return sum(one.store._shared._link.commands for one in cluster)
+
+
+def excess(users: Sequence[User], rate: float) -> float:
+    """The most that passed in any window beyond what came in its time: at most burst + rate * LATE."""
+    times = sorted(time for user in users for time in user.times)
+    worst = lowest = 0.0
+    for count, moment in enumerate(times):
+        balance = count - rate * moment
+        lowest = min(lowest, balance) if count else balance
+        worst = max(worst, balance + 1 - lowest)
+    return worst
+
+
+async def test_who_is_alone_asks_once_and_then_nothing_per_message() -> None:
+    async with redis_server() as server, instances(1, server) as cluster:
+        user = User(cluster[0], rate=100.0, burst=100.0)
+        assert await user.say()
+        before = asked(cluster)
+        began = time.monotonic()
+        await user.flood(1.0, pause=0.0)
+        assert asked(cluster) - before <= (time.monotonic() - began) / 0.5 + 1  # heartbeats
+        assert excess([user], 100.0) <= 101.0
+        user.leave()
+
+
+async def test_who_says_nothing_asks_nothing_and_who_left_is_forgotten() -> None:
+    async with redis_server() as server, instances(1, server) as cluster:
+        before = asked(cluster)
+        buckets = [(b"rule:%d" % number, cluster[0].store) for number in range(1_000)]
+        opened = [store.open_bucket(key, 1.0, 1.0, time.monotonic()) for key, store in buckets]
+        await asyncio.sleep(0)
+        assert asked(cluster) - before <= 1
+        for (key, store), bucket in zip(buckets, opened, strict=True):
+            store.close_bucket(key, bucket)
+        assert len(cluster[0].store) == 0
+        assert not await server.ask("KEYS", "test:b:*")
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
+async def test_a_second_instance_gets_what_the_first_has_left_and_loses_no_message(flavour: Flavour) -> None:
+    async with redis_server(flavour) as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=SLOW, burst=20.0) for one in cluster)
+        assert await first.say_all(5) == 5
+        assert first.bucket.mode is Mode.OWNED
+        assert await second.say_all(5) == 5
+        assert first.bucket.mode is second.bucket.mode is Mode.SHARED
+        assert await first.say_all(5) == 5
+        assert await second.say_all(20) + await first.say_all(20) in (3, 4, 5)  # some are in a lease that nobody spends
+
+
+async def test_a_bucket_outlives_its_connections_and_follows_its_user() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        for at, said in ((0, 6), (0, 6), (1, 6), (0, 2)):
+            user = User(cluster[at], rate=SLOW, burst=20.0)
+            assert await user.say_all(6) == said
+            user.leave()
+        await until(lambda: not any(len(one.store) for one in cluster))
+
+
+async def test_a_bucket_goes_back_to_who_uses_it_alone() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=1_000.0, burst=100.0) for one in cluster)
+        await first.say()
+        await second.say()
+        assert second.bucket.mode is Mode.SHARED
+
+        async def has_it() -> bool:
+            await second.say()
+            return second.bucket.mode is Mode.OWNED
+
+        await eventually(has_it)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(100.0, 100.0), (50.0, 5.0), (400.0, 1.0)])
+async def test_in_no_window_more_passes_than_the_bound_while_instances_come_and_go(rate: float, burst: float) -> None:
+    async with redis_server() as server, instances(4, server) as cluster:
+        users: list[User] = []
+
+        async def visit(at: Instance, end: float) -> None:
+            while time.monotonic() < end:
+                user = User(at, rate, burst)
+                users.append(user)
+                await user.flood(random.uniform(0, 1.5), random.choice((0.001, 0.02)))
+                user.leave()
+                await asyncio.sleep(random.choice((0, 0.05, 0.5)))
+
+        began = time.monotonic()
+        await asyncio.gather(*(visit(one, began + 4.0) for one in cluster))
+        lasted = time.monotonic() - began
+        assert excess(users, rate) <= burst + rate * LATE + 1
+        assert sum(len(user.times) for user in users) >= 0.5 * (burst + rate * lasted)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_20_instances_get_90_percent_of_a_low_rate() -> None:
+    async with redis_server() as server, instances(20, server) as cluster:
+        users = [User(one, rate=10.0, burst=10.0) for one in cluster]
+        before, began = asked(cluster), time.monotonic()
+        await asyncio.gather(*(user.flood(30.0, pause=0.01) for user in users))
+        lasted = time.monotonic() - began
+        total = sum(len(user.times) for user in users)
+        assert 0.9 * (10 + 10 * lasted) <= total <= 10 + 10 * (lasted + LATE)
+        assert (asked(cluster) - before) / lasted - len(cluster) / 0.54 < 30
+
+
+async def test_the_slow_sweep_gives_back_what_is_full_and_keeps_the_rest_from_expiring(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with redis_server() as server, instances(1, server, deadline=2.0) as cluster:
+        store = cluster[0].store
+        used, full = User(cluster[0], rate=SLOW, burst=20.0), store.open_bucket(b"rule:full", 1_000_000.0, 1.0, time.monotonic())
+        assert isinstance(full, LeasedBucket)
+        assert await used.say()
+        full.would_pass(1.0, time.monotonic())
+        await until(lambda: full.mode is Mode.OWNED, 20.0)
+        name = f"test:b:{{{KEY.decode()}}}"
+        await server.ask("PEXPIRE", name, 5_000)
+        monkeypatch.setattr(redis_rates, "REFRESH", 1.0)
+        store.sweep(time.monotonic())
+        store.sweep(time.monotonic() + 10)
+        assert full.mode is Mode.SHARED
+        await eventually(lambda: expires_late(server, name))
+        assert await server.ask("KEYS", "test:b:*") == [name]
+        assert used.bucket.mode is Mode.OWNED
+
+
+async def expires_late(server: RedisServer, name: str) -> bool:
+    return int(await server.ask("TTL", name)) > 80_000
+
+
+# --- trouble
+
+
+async def test_what_a_dead_owner_had_is_lost_and_its_user_goes_on_at_the_rate() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=20.0, burst=20.0) for one in cluster)
+        assert await first.say()
+        await cluster[0].crash()
+        began = time.monotonic()
+        await eventually(second.say)
+        assert time.monotonic() - began < 1.0
+        assert await second.say_all(20) < 10
+
+
+async def test_a_store_that_comes_back_empty_gives_no_fresh_burst() -> None:
+    async with redis_server() as server, instances(2, server) as cluster:
+        first, second = (User(one, rate=5.0, burst=100.0) for one in cluster)
+        assert await first.say_all(100) == 100
+        began = time.monotonic()
+        await server.restart()
+        for one in cluster:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        await asyncio.gather(first.flood(1.0), second.flood(1.0))
+        lasted = time.monotonic() - began
+        passed = len(first.times) + len(second.times) - 100
+        assert passed <= 2 * 5.0 * (lasted + 1) + 4  # each may take itself for alone for a while
+
+
+async def test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_shared_either() -> None:
+    async with redis_server() as server, instances(2, server) as cluster:
+        users = [User(one, rate=5.0, burst=100.0) for one in cluster]
+        await asyncio.gather(*(user.flood(1.0) for user in users))
+        assert {user.bucket.mode for user in users} == {Mode.SHARED}
+        before, began = sum(len(user.times) for user in users), time.monotonic()
+        await server.restart()
+        for one in cluster:
+            await one.up()
+        await asyncio.gather(*(user.flood(1.0) for user in users))
+        passed, lasted = sum(len(user.times) for user in users) - before, time.monotonic() - began
+        assert passed <= 2 * 5.0 * (lasted + 1) + 4
+
+
+async def test_while_the_store_is_frozen_each_goes_on_at_its_share_and_nobody_waits_longer_than_its_deadline() -> None:
+    async with redis_server() as server, instances(2, server) as cluster:
+        users = [User(one, rate=100.0, burst=100.0) for one in cluster]
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        assert {user.bucket.mode for user in users} == {Mode.SHARED}
+        for user in users:
+            user.times.clear()
+            user.longest = 0.0
+        server.freeze()
+        began = time.monotonic()
+        await asyncio.gather(*(user.flood(3.0) for user in users))
+        lasted = time.monotonic() - began
+        total = sum(len(user.times) for user in users)
+        assert max(user.longest for user in users) < DEADLINE + 0.3
+        assert 0.6 * 100.0 * lasted <= total <= 100.0 * (lasted + LATE) + 25
+        server.thaw()
+        for one in cluster:
+            await one.up()
+        for user in users:
+            user.times.clear()
+        began = time.monotonic()
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        lasted = time.monotonic() - began
+        assert sum(len(user.times) for user in users) <= 100.0 * (lasted + 2 * LATE) + 2
+
+
+async def test_a_wish_that_comes_before_the_bucket_is_kept() -> None:
+    """The two connections of an instance know no order: it may hear that it is to give back what it does not know to have."""
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=SLOW, burst=20.0) for one in cluster)
+        before = asked(cluster[:1])
+        saying = asyncio.ensure_future(first.say())
+        await asyncio.sleep(0)
+        assert first.bucket.is_asking
+        cluster[0].store._shared_rates.hear(b"ytest:b:{" + KEY + b"}")
+        assert await saying
+        assert asked(cluster[:1]) - before >= 3  # asked, given back, asked again
+        assert await second.say_all(19) >= 10  # some are in leases that end unspent
+
+
+async def test_who_was_deaf_finds_out_what_is_not_its_own_any_more() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first, second = (User(one, rate=50.0, burst=50.0) for one in cluster)
+        assert await first.say()
+        await server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        await eventually(second.say)
+        await until(lambda: (hears(cluster[0]) and first.bucket.mode is not Mode.OWNED) or second.bucket.mode is Mode.SHARED, 10.0)
+        assert (first.bucket.mode is Mode.OWNED) + (second.bucket.mode is Mode.OWNED) <= 1
+
+
+async def test_scripts_that_were_forgotten_are_loaded_again_and_no_message_is_lost() -> None:
+    async with redis_server() as server, instances(1, server, deadline=2.0) as cluster:
+        await server.ask("SCRIPT", "FLUSH")
+        user = User(cluster[0], rate=10.0, burst=5.0)
+        assert await user.say_all(5) == 5
+        assert user.bucket.mode is Mode.OWNED
+
+
+async def test_a_key_that_is_not_ours_is_told_and_the_user_has_a_bucket_here() -> None:
+    async with redis_server() as server, instances(1, server, deadline=2.0) as cluster:
+        await server.ask("SET", f"test:b:{{{KEY.decode()}}}", "another program's")
+        user = User(cluster[0], rate=10.0, burst=5.0)
+        assert await user.say()
+        assert user.bucket.mode is Mode.ALONE
+        assert cluster[0].heard.conflicts == ["rule"]
+
+
+async def test_at_a_stop_everything_is_given_back() -> None:
+    async with redis_server() as server:
+        async with instances(1, server, deadline=2.0) as cluster:
+            assert await User(cluster[0], rate=SLOW, burst=20.0).say_all(5) == 5
+        async with instances(1, server, deadline=2.0) as cluster:
+            assert await User(cluster[0], rate=SLOW, burst=20.0).say_all(20) == 15
+
+
+# --- other shapes of a store
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_cluster_carries_messages_from_every_node_to_every_instance() -> None:
+    async with cluster() as six, AsyncExitStack() as stack:
+        addresses = [StoreAddress((Endpoint(HOST, node.port),), Topology.CLUSTER) for node in six.nodes[:3]]
+        trio = [await stack.enter_async_context(instance(address, deadline=2.0)) for address in addresses]
+        for one in trio:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        for number in range(6):  # keys in several slots
+            users = [User(one, SLOW, 30.0, b"rule:%d" % number) for one in trio]
+            assert [await user.say_all(5) for user in users] == [5, 5, 5]
+            assert max(user.longest for user in users) < 1.0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_failover_gives_no_fresh_burst() -> None:
+    async with sentinels() as trio, AsyncExitStack() as stack:
+        address = StoreAddress(tuple(Endpoint(HOST, one.port) for one in trio.watchers), Topology.SENTINEL, SERVICE)
+        two = [await stack.enter_async_context(instance(address)) for _ in range(2)]
+        for one in two:
+            await one.up()
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        users = [User(one, rate=5.0, burst=200.0) for one in two]
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        before, began = sum(len(user.times) for user in users), time.monotonic()
+        master = await trio.master()
+        master.kill()
+        await trio.new_master(master)
+        for one in two:
+            await one.up()
+        await asyncio.gather(*(user.flood(2.0) for user in users))
+        passed, lasted = sum(len(user.times) for user in users) - before, time.monotonic() - began
+        assert before >= 200
+        assert passed <= 2 * 5.0 * (lasted + 1) + 4
