@@ -32,6 +32,7 @@ DEADLINE: Final = 0.15
 SILENT: Final = 0.6 * TTL  # whoever was silent for so long may be taken for dead soon: it was so long since its last heartbeat
 PATIENCE: Final = 20.0  # until all is well again; it takes some 3 s
 INSTANCES: Final = 3
+BETWEEN_WAVES: Final = 0.03  # seconds: less than a heartbeat
 CAPS: Final = {"seats": 4, "room": 3}
 USERS: Final = "abcde"
 
@@ -39,8 +40,10 @@ SEATS = st.just(seat("seats", CAPS["seats"]))
 MEMBERS = st.sampled_from(USERS).map(lambda who: member(who, "room", CAPS["room"]))
 CLAIMS = st.lists(st.one_of(SEATS, MEMBERS), min_size=1, max_size=2, unique_by=lambda claim: claim.key)
 WHO = st.integers(0, INSTANCES - 1)
-CROWDS = st.lists(st.tuples(WHO, CLAIMS), max_size=8)
-LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=4)
+ALL_OVER = st.lists(st.tuples(WHO, CLAIMS), max_size=8)
+AT_ONE = st.tuples(WHO, st.lists(CLAIMS, max_size=8)).map(lambda drawn: [(drawn[0], claims) for claims in drawn[1]])
+CROWDS = st.one_of(ALL_OVER, AT_ONE)
+LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=2)
 PAUSES = st.sampled_from([0.0, 0.01, 0.1, 0.4, TTL])  # seconds
 
 Event = tuple[str, float]
@@ -124,6 +127,10 @@ class Story(RuleBasedStateMachine):
         self.server: RedisServer = await self.life.enter_async_context(redis_server())
         for _ in range(INSTANCES):
             self.sites.append(await self._come())
+        for number in range(max(CAPS.values())):  # the house is full
+            site = self.sites[number % INSTANCES]
+            await self._ask(site, [seat("seats", CAPS["seats"])])
+            await self._ask(site, [member(USERS[number], "room", CAPS["room"])])
 
     async def _come(self) -> Site:
         life = AsyncExitStack()
@@ -135,7 +142,7 @@ class Story(RuleBasedStateMachine):
 
     @rule(event=EVENTS, crowd=CROWDS, leavers=LEAVERS, seconds=PAUSES)
     def turn(self, event: Event, crowd: list[tuple[int, list[Claim]]], leavers: list[tuple[int, int]], seconds: float) -> None:
-        """Something befalls somebody; people knock, all at once, and others leave; time passes."""
+        """Something befalls somebody; some leave, and others knock: one, then two, then all the others at once; time passes."""
         self.runner.run(self._turn(event, crowd, leavers, seconds))
 
     async def _turn(self, event: Event, crowd: list[tuple[int, list[Claim]]], leavers: list[tuple[int, int]], seconds: float) -> None:
@@ -143,8 +150,10 @@ class Story(RuleBasedStateMachine):
         await getattr(self, what)(argument)
         for who, which in leavers:
             self._leave(self.sites[who], which)
-        await asyncio.gather(*(self._ask(self.sites[who], claims) for who, claims in crowd))
-        self.check()
+        for wave in (crowd[:1], crowd[1:3], crowd[3:]):
+            await asyncio.gather(*(self._ask(self.sites[who], claims) for who, claims in wave))
+            self.check()
+            await asyncio.sleep(BETWEEN_WAVES)
         await asyncio.sleep(seconds)
         self.check()
 
