@@ -4,12 +4,14 @@ Every head on it is read here, by the reader that also stands at the door: no re
 ordinary requests never comes to aiohttp. aiohttp's protocol takes in bodies, holds the client back and runs the handler; of a request
 it is told no more than where its body ends, in framing of our own, so that there is nothing that it could read otherwise. One request is
 under way at a time: what comes behind it is kept until its body is in and its answer is out. The client is always read, so that it is
-noticed when it leaves; who sends too much ahead is answered once more and has to come again.
+noticed when it leaves; who sends too much ahead is answered once more and has to come again. Only while a body waits for its turn,
+because it costs too much to be read at once, or aiohttp holds it back, the client is not read.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -54,7 +56,22 @@ class Stage(Enum):
 class HttpSession(asyncio.Protocol):
     """One connection. `head`: of the request that is under way, or was last."""
 
-    __slots__ = ("_body", "_inner", "_overrun", "_place", "_received", "_sessions", "_timer", "_transport", "head", "peer", "stage")
+    __slots__ = (
+        "_body",
+        "_held_back",
+        "_inner",
+        "_overrun",
+        "_place",
+        "_received",
+        "_sessions",
+        "_timer",
+        "_transport",
+        "_turn",
+        "_unread",
+        "head",
+        "peer",
+        "stage",
+    )
 
     head: RequestHead
 
@@ -64,6 +81,9 @@ class HttpSession(asyncio.Protocol):
         self._transport = transport
         self._received = b""  # of the next head, and what came with it
         self._body = RequestBody(BodyFraming(length=0))
+        self._unread = b""  # of the body, and what came with it: waits for the next turn of the loop
+        self._turn: asyncio.Handle | None = None
+        self._held_back = False  # by aiohttp, which has enough of the body for now
         self.stage = Stage.NONE
         self._overrun = False  # the client sent too much ahead: nothing more of it counts
         self._timer: asyncio.TimerHandle | None = None
@@ -74,12 +94,18 @@ class HttpSession(asyncio.Protocol):
         """Take over from whoever has read `received`."""
         self._sessions.open[self._inner] = self
         self._transport.set_protocol(self)
-        self._inner.connection_made(self._transport)
+        self._inner.connection_made(_Inlet(self._transport, self))
         self.data_received(received)
 
     # --- what the transport tells --------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._unread:
+            self._unread += data
+        else:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         body = self._body
         if not body.complete:
             try:
@@ -89,10 +115,39 @@ class HttpSession(asyncio.Protocol):
                 return
             self._inner.data_received(self._framed(content))
             if not body.complete:
+                if data:
+                    self._put_off(data)
                 return
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
         self._advance(searched)
+
+    def _put_off(self, data: bytes) -> None:
+        """The rest has its turn when all others have had theirs: nobody keeps us busy by the way in which he cuts his body."""
+        self._unread = data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the client if nothing is to be done first."""
+        if self._unread and not self._held_back and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
+        wanted = not self._unread and not self._held_back
+        if wanted != self._transport.is_reading() and not self._transport.is_closing():
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._held_back:
+            return
+        unread, self._unread = self._unread, b""
+        self._receive(unread)
+        if self._inner in self._sessions.open:
+            self._read_on()
+
+    def hold_back(self, *, held: bool) -> None:
+        """aiohttp wants no more of the body for now, or wants more again."""
+        self._held_back = held
+        self._read_on()
 
     def _framed(self, content: bytes) -> bytes:
         """A part of the body as aiohttp is to read it."""
@@ -237,10 +292,16 @@ class HttpSession(asyncio.Protocol):
         self._leave()
         self._inner.transport = None  # so that it does not close what is not its own any more
         self._inner.connection_lost(None)
+        if not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
         return self._transport
 
     def _leave(self) -> None:
         self._stop_waiting()
+        self._unread = b""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         self._sessions.open.pop(self._inner, None)
 
     def _stop_waiting(self) -> None:
@@ -250,6 +311,39 @@ class HttpSession(asyncio.Protocol):
         if self._place is not None:
             self._place.leave()
             self._place = None
+
+
+class _Inlet(asyncio.Transport):
+    """The client's transport as aiohttp has it: whether it is read is the session's to say, which may have more reasons not to."""
+
+    def __init__(self, transport: asyncio.Transport, session: HttpSession) -> None:
+        super().__init__()
+        self._transport = transport
+        self._session = session
+
+    def pause_reading(self) -> None:
+        self._session.hold_back(held=True)
+
+    def resume_reading(self) -> None:
+        self._session.hold_back(held=False)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._transport.writelines(list_of_data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self._transport.get_extra_info(name, default)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
 
 
 def _framing_head(framing: BodyFraming) -> bytes:

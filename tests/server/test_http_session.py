@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ import aiohttp.web
 import pytest
 
 from proxy.server.http_session import HttpSession
+from proxy.wire.body import MAX_STEPS, RequestBody
 from tests.server.test_door import BAD_HEADS
 from tests.support.backends import waiting_backend
 from tests.support.gate import Running, running
@@ -77,6 +79,71 @@ async def test_every_bad_head_gets_its_answer_wherever_it_comes(reused: bool) ->
             if answer.status == 426:
                 assert (answer.headers["upgrade"], answer.headers["sec-websocket-version"]) == ("websocket", "13")
         assert set(backend.targets) <= {"/before"}
+        await run.quiet()
+
+
+# --- a body that costs more than it brings ----------------------------------------------------------------------------------------
+
+
+async def test_a_body_in_tiny_chunks_leaves_every_turn_of_the_loop_to_others() -> None:
+    whole = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
+    async with recorded() as (run, backend), raw_client(run.port) as client:
+        loop = asyncio.get_running_loop()
+        turns = 0
+        slices: list[int] = []
+        receive_data = RequestBody.receive_data
+
+        def watched(body: RequestBody, data: bytes) -> tuple[bytes, bytes]:
+            content, rest = receive_data(body, data)
+            slices.append(turns)
+            return content, rest
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not backend.requests:
+                loop.call_soon(turn)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RequestBody, "receive_data", watched)
+            turn()
+            await client.send(b"POST /slow HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n" + whole + PLAIN)
+            assert (await next_answer(client)).status == 200
+            assert (await next_answer(client)).status == 200
+        assert len(slices) >= 60_000 // MAX_STEPS
+        assert max(Counter(slices).values()) <= 3  # what was put off, what came, and what is behind the body
+        assert backend.requests[0].body == b"x" * 60_000
+        assert backend.targets == ["/slow", "/before"]
+
+
+async def test_an_upgrade_behind_a_body_in_tiny_chunks_finds_its_connection_read() -> None:
+    body = b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        backend = await arrived.get()
+        await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (await next_answer(client)).status == 200
+        await client.send(GOOD)
+        backend = await arrived.get()
+        await backend.accept()
+        assert await client.status() == 101
+        await client.send(CLOSE_1000)
+        assert await backend.raw_frame() == CLOSE_1000
+
+
+async def test_a_backend_that_takes_nothing_holds_back_a_body_in_tiny_chunks() -> None:
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        backend = await arrived.get()
+        backend.writer.transport.pause_reading()
+        (session,) = sessions(run)
+        block = b"1\r\nx\r\n" * 100_000
+        sending = asyncio.ensure_future(client.send(block * 60))
+        await until(lambda: session._held_back)
+        assert len(session._unread) <= 512 * 1024
+        client.reset()
+        sending.cancel()
+        backend.reset()
         await run.quiet()
 
 
