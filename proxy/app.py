@@ -55,6 +55,7 @@ CROWD_INTERVAL: Final = 60  # sweeps between two looks at who holds most of the 
 MAX_WARNED: Final = 100  # addresses that the log warns of
 STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave at least: a little more than they linger
 GOING_DOWN: Final = "the gate is going down"
+ADMIN_SHUTDOWN: Final = 0.2  # seconds that a question to the admin port has left, twice: aiohttp's own 60 s outlast any supervisor
 STOP_STEP: Final = 0.02  # seconds
 ACCEPTING: Final = 3  # turns of the loop until a connection that it has accepted is at its door
 BACKLOG: Final = 4096  # connections that the kernel may hold for us; it has a bound of its own
@@ -193,7 +194,7 @@ class Gate:
 
     async def _open_admin(self) -> TcpAddress:
         address = self._config.admin
-        self._admin = web.AppRunner(build_admin(self._exposition, self.is_ready), access_log=None)
+        self._admin = web.AppRunner(build_admin(self._exposition, self.is_ready), access_log=None, shutdown_timeout=ADMIN_SHUTDOWN)
         await self._admin.setup()
         with _naming(address):
             await web.TCPSite(self._admin, address.host, address.port).start()

@@ -8,6 +8,7 @@ cannot be carried so is refused, and a refusal ends the connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Final
@@ -42,7 +43,8 @@ from proxy.wire.handshake import (
 )
 
 KEEP_ALIVE: Final = 75.0  # seconds that an idle client connection is kept; above the 60 s of common fronts
-BODY_TIMEOUT: Final = 60.0  # seconds without a byte of a request's body
+BODY_TIMEOUT: Final = 60.0  # seconds that we wait for BODY_PART of a request's body, or for its end
+BODY_PART: Final = 1024  # bytes: who sends a byte now and then holds a connection, here and upstream, for nothing
 SHUTDOWN_TIMEOUT: Final = 1.0  # seconds
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 NO_CONTENT: Final = 204
@@ -191,6 +193,8 @@ class _Upload:
         expected = {token.lower() for token in list_tokens(head.fields.get(b"expect", ()))}
         self._request = request
         self._session = session
+        self._patience = BODY_TIMEOUT  # seconds that we still wait for this part of the body; what the upstream takes does not count
+        self._missing = BODY_PART  # bytes of it
         self.unasked = request.body_exists and head.version == b"HTTP/1.1" and b"100-continue" in expected
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -204,12 +208,18 @@ class _Upload:
             yield chunk
 
     async def _next_chunk(self) -> bytes:
+        started = time.monotonic()
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                return await self._request.content.readany()
+            async with asyncio.timeout(self._patience):
+                chunk = await self._request.content.readany()
         except TimeoutError:
-            self._session.refuse_body(HandshakeError(f"no byte of the body came for {BODY_TIMEOUT:g} s", 408))
+            self._session.refuse_body(HandshakeError(f"{BODY_PART} bytes of the body did not come within {BODY_TIMEOUT:g} s", 408))
             raise
+        self._patience -= time.monotonic() - started
+        self._missing -= len(chunk)
+        if self._missing <= 0:
+            self._patience, self._missing = BODY_TIMEOUT, BODY_PART
+        return chunk
 
 
 def _is_kept_alive(head: RequestHead) -> bool:

@@ -429,6 +429,51 @@ async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch)
         assert await backend.rest() == b"one"
 
 
+async def test_a_body_of_a_byte_now_and_then_is_408_and_the_backend_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "BODY_TIMEOUT", 0.2)
+    async with waiting() as (run, arrived, client):
+        await client.send(request("POST /", "Content-Length: 999999"))
+        backend = await next_of(arrived)
+        answer = asyncio.ensure_future(client.answer())
+        async with asyncio.timeout(PATIENCE):
+            while not answer.done():
+                await client.send(b"x")
+                await asyncio.sleep(0.01)
+        assert answer.result().status == 408
+        await backend.rest()
+        await until(lambda: not len(run.gate._passthrough))
+
+
+async def test_a_body_that_brings_enough_may_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "BODY_TIMEOUT", 0.4)
+    monkeypatch.setattr(passthrough, "BODY_PART", 4)
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", "Content-Length: 64"))
+        backend = await next_of(arrived)
+        for _ in range(32):
+            await client.send(b"xx")
+            assert await backend.exactly(2) == b"xx"
+            await asyncio.sleep(0.02)
+        await backend.send(OK)
+        assert (await next_answer(client)).status == 200
+
+
+async def test_what_the_backend_takes_its_time_for_is_not_the_bodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "BODY_TIMEOUT", 0.1)
+    size = 16 * 1024 * 1024
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", f"Content-Length: {size}"))
+        backend = await next_of(arrived)
+        backend.writer.transport.pause_reading()
+        sending = asyncio.ensure_future(client.send(b"x" * size))
+        await asyncio.sleep(0.3)
+        backend.writer.transport.resume_reading()
+        assert len(await backend.exactly(size)) == size
+        await sending
+        await backend.send(OK)
+        assert (await next_answer(client)).status == 200
+
+
 # --- Expect: 100-continue -------------------------------------------------------------------------------------------------------
 
 EXPECTING = request("POST /", "Expect: 100-Continue", "Content-Length: 5")
