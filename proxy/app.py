@@ -45,7 +45,7 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.tunnel import Surroundings
-from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
+from proxy.server.upgrade import GOING_DOWN, NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
 from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
@@ -54,7 +54,6 @@ SWEEP_INTERVAL: Final = 1.0  # seconds
 CROWD_INTERVAL: Final = 60  # sweeps between two looks at who holds most of the users
 MAX_WARNED: Final = 100  # addresses that the log warns of
 STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave at least: a little more than they linger
-GOING_DOWN: Final = "the gate is going down"
 ADMIN_SHUTDOWN: Final = 0.2  # seconds that a question to the admin port has left, twice: aiohttp's own 60 s outlast any supervisor
 STOP_STEP: Final = 0.02  # seconds
 ACCEPTING: Final = 3  # turns of the loop until a connection that it has accepted is at its door
@@ -256,14 +255,20 @@ class Gate:
         return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
-        """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait."""
+        """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait.
+
+        Upgrades that are under way have the same time; the others hear then that there is none left.
+        """
         started = self._loop.time()
         for server in self._servers:
             server.close()
         self._passthrough.finish()
         for door in list(self._entrance.doors):
             door.end()
+        last_words = started + max(0.0, drain - LINGER)
         await self._spread(started, max(0.0, drain - LINGER))
+        while self._path.tasks and self._loop.time() < last_words:  # noqa: ASYNC110 -- as below
+            await asyncio.sleep(STOP_STEP)
         deadline = started + max(drain, STOP_TIMEOUT)
         while self._take_leave() and self._loop.time() < deadline:  # noqa: ASYNC110 -- many things end; at a stop 20 ms are nothing
             await asyncio.sleep(STOP_STEP)
@@ -287,8 +292,7 @@ class Gate:
         """Tell everybody, also those who come while we go. False once nobody is there any more."""
         for door in list(self._entrance.doors):
             door.end()
-        for task in list(self._path.tasks):
-            task.cancel()
+        self._path.stop()
         for relay in list(self._path.relays):
             relay.end()
         for tunnel in list(self.live.held):

@@ -400,6 +400,35 @@ async def test_who_comes_in_while_it_drains_is_let_go_too(monkeypatch: pytest.Mo
         assert run.gate.remembered() == 0
 
 
+async def test_an_upgrade_that_is_still_under_way_when_the_drain_ends_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.LINGER", 0.0)
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(upgrade_head())
+        backend = await arrived.get()
+        began = asyncio.get_running_loop().time()
+        stopping = asyncio.create_task(run.gate.stop(0.3))
+        answer = await client.answer()
+        assert asyncio.get_running_loop().time() - began >= 0.29
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "unavailable")
+        assert await backend.rest() == b""
+        await stopping
+        assert run.gate.totals.upgrades["default", "unavailable"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [b"GET /metr", b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx"],
+    ids=["half a head", "a body that does not come"],
+)
+async def test_what_hangs_on_the_admin_port_holds_no_stop_up(asked: bytes) -> None:
+    async with running("", upstream=NOWHERE) as run, raw_client(run.gate.admin.port) as client:
+        await client.send(asked)
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2):  # aiohttp by itself: 10 s and more
+            await run.gate.stop()
+        await client.rest()
+
+
 @pytest.mark.parametrize(("files", "fit"), [(1128, 500), (128, 1), (1, 1), (1_048_576, 524_224)])
 def test_each_client_may_need_two_files(files: int, fit: int) -> None:
     assert connections_for(files) == fit

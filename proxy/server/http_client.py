@@ -20,9 +20,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.capacity import Dials
 from proxy.server.sockets import Keepalive
 from proxy.server.tls import keep_the_end, server_name, upstream_context
-from proxy.server.upstream import UpstreamError
+from proxy.server.upstream import TOO_MANY_DIALS, UpstreamError
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
 CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
@@ -34,13 +35,13 @@ BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
 class HttpClient:
     """Asks one upstream. To be made where an event loop runs, and closed."""
 
-    def __init__(self, upstream: Upstream, keepalive: Keepalive) -> None:
+    def __init__(self, upstream: Upstream, keepalive: Keepalive, dials: Dials) -> None:
         address = upstream.address
         self._authority = "upstream" if isinstance(address, UnixAddress) else str(address)
         self._scheme = "http" if upstream.tls is None else "https"
         self._server_name = None if upstream.tls is None else server_name(upstream)
         self._session = aiohttp.ClientSession(
-            connector=_connector(upstream, keepalive),
+            connector=_connector(upstream, keepalive, dials),
             request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -116,14 +117,14 @@ def _go_on(waiter: asyncio.Future[bool]) -> None:
 
 
 class _BoundedDials(aiohttp.BaseConnector):
-    """A connector that refuses to open more than `max_pending` connections at once."""
+    """A connector that asks `dials` before it opens one more connection."""
 
-    def __init__(self, *, max_pending: int, **options: Any) -> None:
+    def __init__(self, *, upstream: Upstream, dials: Dials, **options: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, **options)
         answers: Callable[..., ResponseHandler] = _Answers
         self._factory = partial(answers, loop=self._loop)
-        self.max_pending = max_pending
-        self.pending = 0
+        self._upstream = upstream
+        self._dials = dials
 
     async def _create_connection(
         self,
@@ -131,16 +132,15 @@ class _BoundedDials(aiohttp.BaseConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 -- aiohttp's signature
     ) -> ResponseHandler:
-        if self.pending >= self.max_pending:
-            raise UpstreamError("too many connections to the upstream are under way", 503)
-        self.pending += 1
+        if not self._dials.begin(self._upstream):
+            raise UpstreamError(TOO_MANY_DIALS, 503)
         try:
             protocol = await super()._create_connection(req, traces, timeout)
             if protocol.transport is not None and protocol.transport.get_extra_info("sslcontext") is not None:
                 keep_the_end(protocol.transport)
             return protocol
         finally:
-            self.pending -= 1
+            self._dials.end(self._upstream)
 
 
 class _TcpConnector(_BoundedDials, aiohttp.TCPConnector):
@@ -151,13 +151,13 @@ class _UnixConnector(_BoundedDials, aiohttp.UnixConnector):
     pass
 
 
-def _connector(upstream: Upstream, keepalive: Keepalive) -> aiohttp.BaseConnector:
+def _connector(upstream: Upstream, keepalive: Keepalive, dials: Dials) -> aiohttp.BaseConnector:
     address = upstream.address
     if isinstance(address, UnixAddress):
-        return _UnixConnector(path=address.path, max_pending=upstream.max_pending)
+        return _UnixConnector(path=address.path, upstream=upstream, dials=dials)
     context = upstream_context(upstream)
     ssl = True if context is None else context
-    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), max_pending=upstream.max_pending)
+    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), upstream=upstream, dials=dials)
 
 
 def _sockets(keepalive: Keepalive) -> Callable[[Any], socket.socket]:

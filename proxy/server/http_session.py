@@ -20,10 +20,9 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.policy.identity import Peer
-from proxy.server.answers import problem, unavailable
 from proxy.server.capacity import Place
 from proxy.server.sockets import reset_at_close
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_ROUTE, UpgradePath
 from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
 
@@ -54,7 +53,7 @@ class Stage(Enum):
 
 
 class HttpSession(asyncio.Protocol):
-    """One connection. `head`: of the request that is under way, or was last."""
+    """One connection. `head` and, once it is known, `route`: of the request that is under way, or was last."""
 
     __slots__ = (
         "_body",
@@ -70,10 +69,12 @@ class HttpSession(asyncio.Protocol):
         "_unread",
         "head",
         "peer",
+        "route",
         "stage",
     )
 
     head: RequestHead
+    route: str
 
     def __init__(self, sessions: HttpSessions, inner: web.RequestHandler, transport: asyncio.Transport, peer: Peer) -> None:
         self._sessions = sessions
@@ -201,7 +202,7 @@ class HttpSession(asyncio.Protocol):
             return
         end = self._received.find(END_OF_HEAD, searched)
         if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
-            self.end(problem(431, f"the head is longer than {size} bytes"))
+            self._refuse_head(HandshakeError(f"the head is longer than {size} bytes", 431), self._received)
         elif end >= 0:
             self._head_received(end)
         elif self._received:
@@ -214,12 +215,12 @@ class HttpSession(asyncio.Protocol):
         sessions = self._sessions
         self._place = sessions.upgrades.capacity.enter(self.peer.name)
         if self._place is None:
-            self.end(unavailable("too many heads are under way"))
+            self.end(sessions.upgrades.no_room("too many heads are under way"))
             return
         self._timer = asyncio.get_running_loop().call_later(sessions.head_timeout, self._too_late)
 
     def _too_late(self) -> None:
-        self.end(problem(408, f"the head was not there within {self._sessions.head_timeout:g} s"))
+        self._refuse_head(HandshakeError(f"the head was not there within {self._sessions.head_timeout:g} s", 408), self._received)
 
     def _head_received(self, end: int) -> None:
         received, self._received = self._received, b""
@@ -232,9 +233,10 @@ class HttpSession(asyncio.Protocol):
                 return
             framing = framing_of_request(head)
         except HandshakeError as error:
-            self.end(problem(error.status, error.detail, error.headers))
+            self._refuse_head(error, received)
             return
         self.head = head
+        self.route = NO_ROUTE
         self.stage = Stage.ASKED
         self._body = RequestBody(framing)
         self._inner.data_received(_framing_head(framing))
@@ -250,9 +252,12 @@ class HttpSession(asyncio.Protocol):
     def refuse_body(self, error: HandshakeError) -> None:
         """Where this body ends cannot be told, or it does not come: nothing behind it can be read. Its upload is cut off."""
         if self.stage is Stage.ASKED:
-            self.end(problem(error.status, error.detail))
+            self.end(self._sessions.upgrades.refusal(error, self.route))
         else:
             self.cut_off()
+
+    def _refuse_head(self, error: HandshakeError, received: bytes) -> None:
+        self.end(self._sessions.upgrades.bad_head(error, received))
 
     # --- how it ends ---------------------------------------------------------------------------------------------------------------
 

@@ -20,11 +20,10 @@ from multidict import CIMultiDict
 from proxy.policy.identity import Peer, forwarding_headers
 from proxy.policy.routes import split_target
 from proxy.policy.upstreams import Upstream
-from proxy.server.answers import problem, unavailable
 from proxy.server.http_client import BODY_BUFFER, HttpClient
 from proxy.server.http_session import HttpSession, HttpSessions, Stage
 from proxy.server.sockets import Keepalive
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_SUCH_ROUTE, UpgradePath
 from proxy.server.upstream import SWITCHING_PROTOCOLS, UpstreamError
 from proxy.wire.body import BodyFraming, framing_of
 from proxy.wire.handshake import (
@@ -104,7 +103,7 @@ class Passthrough:
     async def open(self) -> None:
         """Make the clients; they connect when there is something to ask."""
         for name, upstream in self._upgrades.upstreams.items():
-            self._clients[name] = HttpClient(upstream, self._keepalive)
+            self._clients[name] = HttpClient(upstream, self._keepalive, self._upgrades.dialer.dials)
 
     def finish(self) -> None:
         """Keep no connection alive any more: those that are idle end now, the others after their request."""
@@ -124,10 +123,8 @@ class Passthrough:
         session = self._sessions.open[request.protocol]
         try:
             kept = await self._relay(request, session)
-        except HandshakeError as error:
-            session.end(_last_word(session.head, problem(error.status, error.detail)))
-        except UpstreamError as error:
-            session.end(_last_word(session.head, _failure(error)))
+        except (HandshakeError, UpstreamError) as error:
+            session.end(_last_word(session.head, self._upgrades.refusal(error, session.route)))
         except (aiohttp.ClientError, TimeoutError):
             session.cut_off()  # half an answer must not look like a whole one
         else:
@@ -141,13 +138,20 @@ class Passthrough:
     async def _relay(self, request: web.BaseRequest, session: HttpSession) -> bool:
         """Carry one request, and its answer. Returns whether the client's connection may be kept."""
         head = session.head
-        upstream = self._upstream(head)
+        upstream = self._upstream(session)
+        self._upgrades.warn_of_unlisted_proxy(session.peer, head)
         headers = _request_headers(head, session.peer, self._upgrades.scheme)
         upload = _Upload(request, session)
         body = upload.chunks() if request.body_exists else None
         client = self._clients[upstream.name]
         method, target = head.method.decode(), head.target.decode()
-        async with await client.ask(method, target, headers, body, expects=upload.unasked) as answer:
+        try:
+            answering = await client.ask(method, target, headers, body, expects=upload.unasked)
+        except UpstreamError as error:
+            self._upgrades.note_dial(session.route, error)
+            raise
+        self._upgrades.note_dial(session.route)
+        async with answering as answer:
             if answer.status == SWITCHING_PROTOCOLS:
                 raise UpstreamError("the upstream switched protocols unasked", 502)
             # A body that was not asked for may still come or not, so what comes behind the answer could be read in two ways.
@@ -173,7 +177,8 @@ class Passthrough:
         await _write_body(request, answer, delimiter)
         return kept
 
-    def _upstream(self, head: RequestHead) -> Upstream:
+    def _upstream(self, session: HttpSession) -> Upstream:
+        head = session.head
         if head.method == b"CONNECT" or head.method != head.method.upper():
             raise HandshakeError("CONNECT, and methods that are not in capital letters, are not carried", 501)
         if not head.target.startswith(b"/") or not head.target.isascii() or b"#" in head.target:
@@ -181,7 +186,8 @@ class Passthrough:
         path, _ = split_target(head.target)
         route = self._upgrades.routes.find(path)
         if route is None:
-            raise HandshakeError("no route matches this path", 404)
+            raise HandshakeError(NO_SUCH_ROUTE, 404)
+        session.route = route.name
         return self._upgrades.upstreams[route.upstream]
 
 
@@ -296,7 +302,3 @@ def _answer_head(answer: ResponseHead, delimiter: Delimiter, framing: BodyFramin
 def _last_word(head: RequestHead, answer: bytes) -> bytes:
     """A refusal as the answer to this request: to HEAD, without its body."""
     return answer[: answer.index(END_OF_HEAD) + len(END_OF_HEAD)] if head.method == b"HEAD" else answer
-
-
-def _failure(error: UpstreamError) -> bytes:
-    return unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail)

@@ -208,6 +208,14 @@ def wants_upgrade(head: RequestHead) -> bool:
     return any(b"websocket" in value.lower() for value in fields.get(b"upgrade", ()))
 
 
+def looks_like_upgrade(received: bytes) -> bool:
+    """As `wants_upgrade`, of a head that cannot be read or is not whole: for whoever counts, and decides nothing by it."""
+    return _ALMOST_UPGRADE.search(received) is not None
+
+
+_ALMOST_UPGRADE: Final = re.compile(rb"\nsec-websocket-(?:key|version)[ \t]*:|\nupgrade[ \t]*:[^\n]*websocket", re.IGNORECASE)
+
+
 def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     """The only way to an UpgradeRequest. Raises HandshakeError (400 or 426) with what was expected and what was found."""
     fields = head.fields

@@ -1717,14 +1717,14 @@ FRONT = (
     Mutant(
         "dials_counted_for_ever",
         UPSTREAM,
-        "            self._pending[upstream.name] -= 1\n",
+        "            self.dials.end(upstream)\n",
         "            pass\n",
         ("tests/server/test_capacity.py::test_a_place_is_given_back_when_the_backend_cannot_be_reached",),
     ),
     Mutant(
         "full_dialer_taken_for_a_dead_upstream",
         UPGRADE,
-        "if error.status != 503:",
+        "if error is None or error.status != 503:",
         "if True:",
         ("tests/server/test_capacity.py::test_dials_to_one_upstream_are_bounded_and_that_says_nothing_about_the_upstream",),
     ),
@@ -1775,8 +1775,8 @@ FRONT = (
     Mutant(
         "handshakes_without_number",
         TLS_LISTENER,
-        "        if place is None:\n            accepted.close()\n            return\n",
-        "        place = place or Place(entrance.capacity, None)\n",
+        "enter(entrance.identifier.peer(address).name)\n",
+        "enter(entrance.identifier.peer(address).name) or Place(entrance.capacity, None)\n",
         ("tests/server/test_tls_listener.py::test_handshakes_from_one_address_are_bounded_and_others_come_in",),
     ),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -137,10 +138,13 @@ async def test_a_backend_that_takes_nothing_holds_back_a_body_in_tiny_chunks() -
         backend = await arrived.get()
         backend.writer.transport.pause_reading()
         (session,) = sessions(run)
-        block = b"1\r\nx\r\n" * 100_000
-        sending = asyncio.ensure_future(client.send(block * 60))
-        await until(lambda: session._held_back)
-        assert len(session._unread) <= 512 * 1024
+        large = b"%x\r\n" % 65536 + bytes(65536) + b"\r\n"
+        sending = asyncio.ensure_future(client.send((large + b"1\r\nx\r\n" * 5_000) * 200))  # 19 MB
+        await until(lambda: session._held_back and bool(session._unread))
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert session._turn is None
+            assert len(session._unread) <= 512 * 1024
         client.reset()
         sending.cancel()
         backend.reset()
@@ -479,3 +483,47 @@ async def test_a_stop_closes_idle_connections_and_lets_a_running_request_end() -
 def test_the_table_of_bad_heads_has_no_name_twice() -> None:
     names: Mapping[str, object] = {name: None for name, _, _ in BAD_UPGRADES}
     assert not names.keys() & BAD_HEADS.keys()
+
+
+# --- what is counted and logged of a bad head, wherever it comes --------------------------------------------------------------------
+
+COUNTED = {
+    "bytes behind an upgrade": (GOOD + b"x", 400, 1),
+    "an upgrade of another version": (GOOD.replace(b"HTTP/1.1", b"HTTP/2.0", 1), 426, 1),
+    "a bad header of an upgrade": (GOOD.replace(b"Host:", b"Host :", 1), 400, 1),
+    "a bad header of an ordinary request": (b"GET /websocket HTTP/1.1\r\nHost : a\r\n\r\n", 400, 0),
+    "a long upgrade": (GOOD[:-4] + b"\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431, 1),
+    "a long ordinary request": (get("/", "X: " + "x" * 20_000), 431, 0),
+}
+
+
+@pytest.mark.parametrize("reused", [False, True], ids=["first", "reused"])
+@pytest.mark.parametrize(("data", "status", "counted"), COUNTED.values(), ids=COUNTED)
+async def test_a_bad_head_is_counted_if_it_is_an_upgrade_and_always_logged(data: bytes, status: int, counted: int, reused: bool) -> None:
+    async with recorded() as (run, _), raw_client(run.port) as client:
+        if reused:
+            await used(client)
+        await client.send(data)
+        assert (await client.answer()).status == status
+        assert run.gate.totals.upgrades["", "bad_request"] == counted
+        (line,) = map(json.loads, run.log.getvalue().splitlines())
+        assert (line["event"], line["status"], line["route"]) == ("refused", status, "")
+
+
+@pytest.mark.parametrize("reused", [False, True], ids=["first", "reused"])
+async def test_half_a_head_that_is_turned_away_is_counted_and_logged(reused: bool) -> None:
+    async with recorded("limits: {max_pending: 1}") as (run, _), raw_client(run.port) as client:
+        if reused:
+            await used(client)
+        async with raw_client(run.port) as other:
+            await other.send(b"GET")
+            await until(lambda: run.gate._entrance.capacity.pending == 1)
+            if reused:
+                await client.send(GOOD[:10])
+                assert (await client.answer()).status == 503
+            else:
+                async with raw_client(run.port) as late:
+                    assert (await late.answer()).status == 503
+        assert run.gate.totals.upgrades["", "unavailable"] == 1
+        (line,) = map(json.loads, run.log.getvalue().splitlines())
+        assert line["event"] == "turned away"

@@ -1133,3 +1133,48 @@ async def test_a_connection_to_the_backend_is_never_left_out_of_step() -> None:
                 await staying.send(request("GET /whole"))
                 assert (await next_answer(staying)).status == 200
         assert set(backend.targets) == {"/whole"}
+
+
+# --- what the operator hears --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "route"),
+    [("GET /nowhere?token=secret", 404, ""), ("CONNECT /?token=secret", 501, ""), ("GET /?token=secret", 502, "api")],
+)
+async def test_every_refusal_leaves_one_line_without_query_and_token(line: str, status: int, route: str) -> None:
+    yaml = "routes: [{name: api, path: '/', upstream: game}]"
+    async with running(yaml, upstream="ws://127.0.0.1:1") as run, raw_client(run.port) as client:
+        await client.send(request(line, "Cookie: session=secret"))
+        assert (await client.answer()).status == status
+        (told,) = map(json.loads, run.log.getvalue().splitlines())
+        assert (told["event"], told["status"], told["route"]) == ("refused", status, route)
+        assert "secret" not in run.log.getvalue()
+
+
+async def test_a_flood_of_refusals_is_no_flood_of_lines() -> None:
+    async with running("", upstream="ws://127.0.0.1:1") as run:
+        for _ in range(30):
+            async with raw_client(run.port) as client:
+                await client.send(request("GET /"))
+                assert (await client.answer()).status == 502
+        assert run.log.getvalue().count('"refused"') <= 20
+
+
+async def test_ordinary_requests_tell_whether_an_upstream_is_up() -> None:
+    async with running("", upstream="ws://127.0.0.1:1") as run, raw_client(run.port) as client:
+        await client.send(request("GET /"))
+        assert (await client.answer()).status == 502
+        assert run.gate.totals.upstream_up == {"default": False}
+    async with recorded() as (run, _, client):
+        await client.send(request("GET /"))
+        await next_answer(client)
+        assert run.gate.totals.upstream_up == {"default": True}
+
+
+async def test_an_unlisted_proxy_is_warned_of_by_ordinary_requests_too() -> None:
+    async with recorded() as (run, _, client):
+        for _ in range(2):
+            await client.send(request("GET /", "X-Forwarded-For: 9.9.9.9"))
+            await next_answer(client)
+        assert run.log.getvalue().count("is not in identity.trusted_proxies") == 1
