@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.server.capacity import Bounds, Capacity
+from tests.server.test_http_client import deaf_listener
 from tests.server.test_upgrade import deaf
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
 from tests.support.gate import Running, running, upstreams

@@ -515,15 +515,14 @@ async def test_half_a_head_that_is_turned_away_is_counted_and_logged(reused: boo
     async with recorded("limits: {max_pending: 1}") as (run, _), raw_client(run.port) as client:
         if reused:
             await used(client)
-        async with raw_client(run.port) as other:
-            await other.send(b"GET")
+        else:
             await until(lambda: run.gate._entrance.capacity.pending == 1)
+        async with raw_client(run.port) as other:
             if reused:
+                await until(lambda: run.gate._entrance.capacity.pending == 1)
                 await client.send(GOOD[:10])
-                assert (await client.answer()).status == 503
-            else:
-                async with raw_client(run.port) as late:
-                    assert (await late.answer()).status == 503
+            turned_away = client if reused else other
+            assert (await turned_away.answer()).status == 503
         assert run.gate.totals.upgrades["", "unavailable"] == 1
         (line,) = map(json.loads, run.log.getvalue().splitlines())
         assert line["event"] == "turned away"
