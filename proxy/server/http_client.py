@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from proxy.server.capacity import Dials
 from proxy.server.sockets import Keepalive
 from proxy.server.tls import keep_the_end, server_name, upstream_context
 from proxy.server.upstream import TOO_MANY_DIALS, UpstreamError
+from proxy.wire.handshake import END_OF_HEAD
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
 CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
@@ -57,12 +58,14 @@ class HttpClient:
     ) -> aiohttp.ClientResponse:
         """Send a request, its target as it is; the answer's body is the caller's to read. `expects`: the body waits for a 100.
 
+        In target and headers each character stands for the byte of its number (latin-1).
+
         Raises UpstreamError: 502, 503 when too many connections are being opened, 504. A request without a body is asked once more
         when its connection ends without an answer, if its method is idempotent (RFC 9110 §9.2.2).
         """
         try:
             return await self._session.request(
-                method,
+                _Method(method),
                 # As a path, query and all: any other way in, yarl reads it and loses what says nothing, such as an empty query.
                 URL.build(scheme=self._scheme, authority=self._authority, path=target, encoded=True),
                 headers=headers,
@@ -82,6 +85,64 @@ class HttpClient:
         await self._session.close()
 
 
+class Intermediary(asyncio.Transport):
+    """Stands before a transport, and does by itself what a subclass overrides."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._transport.writelines(list_of_data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self._transport.get_extra_info(name, default)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
+class _HeadInBytes(Intermediary):
+    """Writes one head, which aiohttp wrote in UTF-8, with a byte for each character again; then it is gone."""
+
+    def __init__(self, protocol: ResponseHandler, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
+        protocol.transport = self
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._protocol.transport = self._transport
+        head, end, behind = bytes(data).partition(END_OF_HEAD)
+        self._transport.write(head.decode().encode("latin-1") + end + behind)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+
+class _Method(str):
+    """A method as the client spells it, which is case-sensitive (RFC 9110 §9.1): aiohttp would put all in capital letters."""
+
+    __slots__ = ()
+
+    def upper(self) -> str:
+        return self
+
+
 class _Answers(ResponseHandler):
     """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody."""
 
@@ -94,6 +155,13 @@ class _Answers(ResponseHandler):
 
 class _Request(aiohttp.ClientRequest):
     """Says nothing of a body that is not there; the head does not wait for the body, and that not for ever for a 100."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        texts = (self.url.raw_path_qs, *self.headers.values())
+        if protocol is not None and protocol.transport is not None and not all(text.isascii() for text in texts):
+            _HeadInBytes(protocol, protocol.transport)
+        return await super().send(conn)
 
     def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
         told = "Content-Length" in self.headers

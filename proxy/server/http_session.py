@@ -11,7 +11,6 @@ because it costs too much to be read at once, or aiohttp holds it back, the clie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -21,6 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.policy.identity import Peer
 from proxy.server.capacity import Place
+from proxy.server.http_client import Intermediary
 from proxy.server.sockets import reset_at_close
 from proxy.server.upgrade import NO_ROUTE, UpgradePath
 from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
@@ -318,12 +318,11 @@ class HttpSession(asyncio.Protocol):
             self._place = None
 
 
-class _Inlet(asyncio.Transport):
+class _Inlet(Intermediary):
     """The client's transport as aiohttp has it: whether it is read is the session's to say, which may have more reasons not to."""
 
     def __init__(self, transport: asyncio.Transport, session: HttpSession) -> None:
-        super().__init__()
-        self._transport = transport
+        super().__init__(transport)
         self._session = session
 
     def pause_reading(self) -> None:
@@ -331,24 +330,6 @@ class _Inlet(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self._session.hold_back(held=False)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._transport.write(data)
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        self._transport.writelines(list_of_data)
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return self._transport.get_extra_info(name, default)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
 
 
 def _framing_head(framing: BodyFraming) -> bytes:

@@ -34,6 +34,7 @@ from proxy.wire.handshake import (
     RequestHead,
     ResponseHead,
     build_head,
+    carried_headers,
     end_to_end,
     index_headers,
     list_tokens,
@@ -49,7 +50,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 NO_CONTENT: Final = 204
 BODYLESS: Final = frozenset((NO_CONTENT, 304))  # RFC 9110 §6.4.1
 
-_OWNED: Final = HOP_BY_HOP | {b"http2-settings", b"host", b"expect", b"content-length", b"x-forwarded-for", b"forwarded"}
+_OWNED: Final = HOP_BY_HOP | {b"http2-settings", b"host", b"expect", b"x-forwarded-for", b"forwarded"}
 
 
 class Delimiter(Enum):
@@ -144,7 +145,7 @@ class Passthrough:
         upload = _Upload(request, session)
         body = upload.chunks() if request.body_exists else None
         client = self._clients[upstream.name]
-        method, target = head.method.decode(), head.target.decode()
+        method, target = head.method.decode(), _text(head.target)
         try:
             answering = await client.ask(method, target, headers, body, expects=upload.unasked)
         except UpstreamError as error:
@@ -179,11 +180,13 @@ class Passthrough:
 
     def _upstream(self, session: HttpSession) -> Upstream:
         head = session.head
-        if head.method == b"CONNECT" or head.method != head.method.upper():
-            raise HandshakeError("CONNECT, and methods that are not in capital letters, are not carried", 501)
-        if not head.target.startswith(b"/") or not head.target.isascii() or b"#" in head.target:
+        method = head.method.upper()
+        if method == b"CONNECT" or (method == b"HEAD" and head.method != b"HEAD"):  # whose answers end in another way
+            raise HandshakeError("CONNECT is not carried, nor HEAD in other letters", 501)
+        # What `*` asks is asked of the whole server: of that behind the route of `/`.
+        path, _ = split_target(b"/" if head.target == b"*" and head.method == b"OPTIONS" else head.target)
+        if not path.startswith(b"/") or not path.isascii() or b"#" in head.target:
             raise HandshakeError("the request target is not a path in ASCII")
-        path, _ = split_target(head.target)
         route = self._upgrades.routes.find(path)
         if route is None:
             raise HandshakeError(NO_SUCH_ROUTE, 404)
@@ -246,10 +249,9 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
     if host:
         headers["Host"] = _text(host)
     spelled: dict[bytes, str] = {}  # of a name that is there twice in two spellings aiohttp would lose the first
-    for name, value in end_to_end(head.headers, fields):
+    for name, value in carried_headers(head, owned, trusted=peer.trusted):
         lower = name.lower()
-        folded = lower.replace(b"_", b"-")
-        if lower == b"content-length" or (folded not in owned and not folded.startswith(b"sec-websocket-")):
+        if lower != b"content_length" and not lower.replace(b"_", b"-").startswith(b"sec-websocket-"):
             headers.add(spelled.setdefault(lower, _text(name)), _text(value))
     for name, value in forwarded:
         headers.add(_text(name), _text(value))
@@ -257,11 +259,8 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
 
 
 def _text(value: bytes) -> str:
-    """As aiohttp takes it, and writes it in UTF-8 again."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise HandshakeError("a header is not UTF-8") from None
+    """As the client takes it: a character for each byte, whatever they mean."""
+    return value.decode("latin-1")
 
 
 async def _write_body(request: web.BaseRequest, answer: aiohttp.ClientResponse, delimiter: Delimiter) -> None:

@@ -33,6 +33,9 @@ class BodyFraming:
 
 def framing_of(head: ResponseHead) -> BodyFraming:
     """The framing of a response to GET. RFC 9112 §6.3. Raises HandshakeError (502) when it is ambiguous."""
+    lengths = head.fields.get(b"content-length", ())
+    if len(lengths) > 1 or (lengths and (not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS)):
+        raise HandshakeError("upstream: Content-Length is not one number", 502)
     if head.status in (204, 304):
         return BodyFraming(length=0)
     codings = [token.lower() for token in list_tokens(head.fields.get(b"transfer-encoding", ()))]
@@ -40,12 +43,7 @@ def framing_of(head: ResponseHead) -> BodyFraming:
         if codings == [b"chunked"]:
             return BodyFraming(chunked=True)
         raise HandshakeError("upstream: a Transfer-Encoding other than chunked", 502)
-    lengths = set(list_tokens(head.fields.get(b"content-length", ())))
-    if not lengths:
-        return BodyFraming()
-    if len(lengths) > 1 or not (text := lengths.pop()).isdigit() or len(text) > MAX_LENGTH_DIGITS:
-        raise HandshakeError("upstream: Content-Length is not one number", 502)
-    return BodyFraming(length=int(text))
+    return BodyFraming(length=int(lengths[0]) if lengths else None)
 
 
 def framing_of_request(head: RequestHead) -> BodyFraming:
