@@ -36,6 +36,7 @@ from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
 from proxy.server.capacity import Bounds, Capacity
 from proxy.server.door import Door, Entrance
+from proxy.server.http_client import is_compiled
 from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
@@ -386,6 +387,8 @@ async def _serve(config: Config, log: Log) -> int:
         return 1
     if config.identity.secret == DOCUMENTED_SECRET:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
+    if not is_compiled():
+        log.warning("aiohttp runs without its C extensions: ordinary HTTP costs several times as much (is AIOHTTP_NO_EXTENSIONS set?)")
     try:
         await gate.start()
     except (OSError, StoreRequiredError) as error:

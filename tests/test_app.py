@@ -290,6 +290,15 @@ async def test_with_a_secret_there_is_nothing_to_warn_of(tmp_path: Path) -> None
         assert (await gate.event())["event"] == "listening"
 
 
+async def test_without_the_c_extensions_of_aiohttp_it_warns() -> None:
+    async with program(*LOOPBACK, "--upstream", NOWHERE, AIOHTTP_NO_EXTENSIONS="1") as gate:
+        await gate.event()  # no secret is configured
+        warning = await gate.event()
+        assert warning["level"] == "warning"
+        assert "C extensions" in warning["event"]
+        assert (await gate.event())["event"] == "listening"
+
+
 # --- the same in this process ---------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import http_parser
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
@@ -31,6 +32,11 @@ CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 10
 KEEP_ALIVE: Final = 4.0  # seconds that an idle connection is kept: less than the 5 s of Node and uvicorn, so that we close it first
 MAX_FIELD: Final = 16 * 1024  # bytes of an answer's status line or of one header field
 BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
+
+
+def is_compiled() -> bool:
+    """Does aiohttp run with its C extensions? Its fallback in Python costs much more, and had bugs of its own."""
+    return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy
 
 
 class HttpClient:

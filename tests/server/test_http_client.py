@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls, parse_upstream_url
 from proxy.server import http_client
 from proxy.server.capacity import Dials
-from proxy.server.http_client import HttpClient
+from proxy.server.http_client import HttpClient, is_compiled
 from proxy.server.sockets import Keepalive
 from proxy.server.upstream import UpstreamError
 from tests.support.backends import waiting_backend
@@ -275,3 +275,7 @@ async def test_a_unix_socket_has_no_options_of_tcp(tmp_path: Path) -> None:
         await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert await asking == (200, b"ok")
         await client.close()
+
+
+def test_aiohttp_is_here_with_its_c_extensions() -> None:
+    assert is_compiled()
