@@ -100,7 +100,10 @@ def upgrades(count: int) -> list[Measure]:
 def reused(count: int) -> list[Measure]:
     """An ordinary GET and then the upgrade on the same connection."""
     load = ("-m", "handshake", "-n", str(count), "-P", "50", "-g")
-    return [Measure("admitted-reused", "GET, then admitted upgrade on the same connection", "µs CPU", load, cpu, 50)]
+    return [
+        Measure("admitted-reused", "GET, then admitted upgrade on the same connection", "µs CPU", load, cpu, 50),
+        Measure("refused-reused", "GET, then refused upgrade (429) on the same connection", "µs CPU", load, cpu, 50, status=429),
+    ]
 
 
 def idle(connections: int, seconds: float) -> Measure:
@@ -121,8 +124,8 @@ def paced(connections: int, rate: int, seconds: float) -> list[Measure]:
 def full_plan() -> list[Measure]:
     small = [round_trip(connections, 64, 100_000) for connections in (100, 1000, 5000)]
     large = [round_trip(connections, 65536, messages) for connections, messages in ((100, 5000), (1000, 5000), (5000, 10_000))]
-    return [*small, *large, *upgrades(10_000), idle(5000, 2), *paced(1000, 10, 5)]
+    return [*small, *large, *upgrades(10_000), *reused(10_000), idle(5000, 2), *paced(1000, 10, 5)]
 
 
 def quick_plan() -> list[Measure]:
-    return [round_trip(100, 64, 20_000), round_trip(100, 65536, 1000), *upgrades(2000), idle(1000, 0.5), *paced(200, 20, 1)]
+    return [round_trip(100, 64, 20_000), round_trip(100, 65536, 1000), *upgrades(2000), *reused(2000), idle(1000, 0.5), *paced(200, 20, 1)]

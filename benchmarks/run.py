@@ -49,10 +49,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small loads, one round: under a minute, for a first look only")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured (5; with --quick 1)")
-    parser.add_argument("--reused", action="store_true", help="also upgrades on connections that carried a GET before")
     parser.add_argument("--only", action="append", metavar="NAME", help=f"a subject or the start of a measure's key; repeat. {names()}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save all samples")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="save a plot (SVG)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to save all samples (.dev/benchmarks/results.json)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="where to save a plot (.dev/benchmarks/results.svg)")
     parser.add_argument("--from", type=Path, metavar="FILE", dest="saved", help="do not measure: take the samples of an earlier --json")
     parser.add_argument("--doc", action="store_true", help=f"put the figures into {DOCUMENT.relative_to(ROOT)}, and the plot beside it")
     parser.add_argument("--nginx", type=Path, default=Path("nginx"), help=argparse.SUPPRESS)
@@ -63,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def names() -> str:
-    keys = (measure.key for measure in (*measures.full_plan(), *measures.reused(1)))
+    keys = (measure.key for measure in measures.full_plan())
     return f"Subjects: {', '.join(SUBJECTS)}. Measures: {', '.join(dict.fromkeys(keys))}"
 
 
@@ -90,10 +89,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def save(results: Results, arguments: argparse.Namespace) -> None:
     figures = report.markdown(results)
     print(figures)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report.to_json(results), indent=1) + "\n")
-    if arguments.plot:
-        arguments.plot.write_text(svg(results))
+    arguments.scratch.mkdir(parents=True, exist_ok=True)
+    (arguments.json or arguments.scratch / "results.json").write_text(json.dumps(report.to_json(results), indent=1) + "\n")
+    (arguments.plot or arguments.scratch / "results.svg").write_text(svg(results))
     if arguments.doc:
         DOCUMENT.write_text(report.put_into(DOCUMENT.read_text(), figures))
         DOCUMENT.with_suffix(".svg").write_text(svg(results))
@@ -127,8 +125,6 @@ def measure_all(arguments: argparse.Namespace) -> Results:
 def choose(arguments: argparse.Namespace) -> tuple[list[Measure], list[str]]:
     """What to measure and on whom. Raises BenchmarkError when the choice leaves nothing."""
     plan = measures.quick_plan() if arguments.quick else measures.full_plan()
-    if arguments.reused:
-        plan += measures.reused(2000 if arguments.quick else 10_000)
     chosen = arguments.only or []
     subjects = [name for name in SUBJECTS if name in chosen] or list(SUBJECTS)
     prefixes = tuple(name for name in chosen if name not in SUBJECTS)

@@ -36,6 +36,7 @@ from proxy.policy.upstreams import Address, TcpAddress, UnixAddress
 from proxy.server.admin import build_admin
 from proxy.server.capacity import Bounds, Capacity
 from proxy.server.door import Door, Entrance
+from proxy.server.http_client import is_compiled
 from proxy.server.linger import LINGER, Lingering
 from proxy.server.live import Live
 from proxy.server.passthrough import Passthrough
@@ -45,7 +46,7 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.tunnel import Surroundings
-from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
+from proxy.server.upgrade import GOING_DOWN, NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
 from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import CloseCode
@@ -54,7 +55,7 @@ SWEEP_INTERVAL: Final = 1.0  # seconds
 CROWD_INTERVAL: Final = 60  # sweeps between two looks at who holds most of the users
 MAX_WARNED: Final = 100  # addresses that the log warns of
 STOP_TIMEOUT: Final = 3.0  # seconds that connections have to leave at least: a little more than they linger
-GOING_DOWN: Final = "the gate is going down"
+ADMIN_SHUTDOWN: Final = 0.2  # seconds that a question to the admin port has left, twice: aiohttp's own 60 s outlast any supervisor
 STOP_STEP: Final = 0.02  # seconds
 ACCEPTING: Final = 3  # turns of the loop until a connection that it has accepted is at its door
 BACKLOG: Final = 4096  # connections that the kernel may hold for us; it has a bound of its own
@@ -193,7 +194,7 @@ class Gate:
 
     async def _open_admin(self) -> TcpAddress:
         address = self._config.admin
-        self._admin = web.AppRunner(build_admin(self._exposition, self.is_ready), access_log=None)
+        self._admin = web.AppRunner(build_admin(self._exposition, self.is_ready), access_log=None, shutdown_timeout=ADMIN_SHUTDOWN)
         await self._admin.setup()
         with _naming(address):
             await web.TCPSite(self._admin, address.host, address.port).start()
@@ -255,14 +256,20 @@ class Gate:
         return tables + self.connections() - len(self.live.held)
 
     async def stop(self, drain: float = 0.0) -> None:
-        """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait."""
+        """Stop accepting, close every tunnel with 1001, spread over `drain` seconds less those that a close lingers, and wait.
+
+        Upgrades that are under way have the same time; the others hear then that there is none left.
+        """
         started = self._loop.time()
         for server in self._servers:
             server.close()
         self._passthrough.finish()
         for door in list(self._entrance.doors):
             door.end()
+        last_words = started + max(0.0, drain - LINGER)
         await self._spread(started, max(0.0, drain - LINGER))
+        while self._path.tasks and self._loop.time() < last_words:  # noqa: ASYNC110 -- as below
+            await asyncio.sleep(STOP_STEP)
         deadline = started + max(drain, STOP_TIMEOUT)
         while self._take_leave() and self._loop.time() < deadline:  # noqa: ASYNC110 -- many things end; at a stop 20 ms are nothing
             await asyncio.sleep(STOP_STEP)
@@ -286,8 +293,7 @@ class Gate:
         """Tell everybody, also those who come while we go. False once nobody is there any more."""
         for door in list(self._entrance.doors):
             door.end()
-        for task in list(self._path.tasks):
-            task.cancel()
+        self._path.stop()
         for relay in list(self._path.relays):
             relay.end()
         for tunnel in list(self.live.held):
@@ -381,6 +387,8 @@ async def _serve(config: Config, log: Log) -> int:
         return 1
     if config.identity.secret == DOCUMENTED_SECRET:
         log.warning("no identity.secret: tokens are digested under a key that everybody knows")
+    if not is_compiled():
+        log.warning("aiohttp runs without its C extensions: ordinary HTTP costs several times as much (is AIOHTTP_NO_EXTENSIONS set?)")
     try:
         await gate.start()
     except (OSError, StoreRequiredError) as error:

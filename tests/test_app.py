@@ -290,6 +290,15 @@ async def test_with_a_secret_there_is_nothing_to_warn_of(tmp_path: Path) -> None
         assert (await gate.event())["event"] == "listening"
 
 
+async def test_without_the_c_extensions_of_aiohttp_it_warns() -> None:
+    async with program(*LOOPBACK, "--upstream", NOWHERE, AIOHTTP_NO_EXTENSIONS="1") as gate:
+        await gate.event()  # no secret is configured
+        warning = await gate.event()
+        assert warning["level"] == "warning"
+        assert "C extensions" in warning["event"]
+        assert (await gate.event())["event"] == "listening"
+
+
 # --- the same in this process ---------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +407,35 @@ async def test_who_comes_in_while_it_drains_is_let_go_too(monkeypatch: pytest.Mo
             await stream.send(encode(0x88, payload[:2], mask))
         await stopping
         assert run.gate.remembered() == 0
+
+
+async def test_an_upgrade_that_is_still_under_way_when_the_drain_ends_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.LINGER", 0.0)
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(upgrade_head())
+        backend = await arrived.get()
+        began = asyncio.get_running_loop().time()
+        stopping = asyncio.create_task(run.gate.stop(0.3))
+        answer = await client.answer()
+        assert asyncio.get_running_loop().time() - began >= 0.29
+        assert (answer.status, json.loads(answer.body)["code"]) == (503, "unavailable")
+        assert await backend.rest() == b""
+        await stopping
+        assert run.gate.totals.upgrades["default", "unavailable"] == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [b"GET /metr", b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx"],
+    ids=["half a head", "a body that does not come"],
+)
+async def test_what_hangs_on_the_admin_port_holds_no_stop_up(asked: bytes) -> None:
+    async with running("", upstream=NOWHERE) as run, raw_client(run.gate.admin.port) as client:
+        await client.send(asked)
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2):  # aiohttp by itself: 10 s and more
+            await run.gate.stop()
+        await client.rest()
 
 
 @pytest.mark.parametrize(("files", "fit"), [(1128, 500), (128, 1), (1, 1), (1_048_576, 524_224)])

@@ -272,7 +272,7 @@ static void start(struct conn *c, uint32_t id) {
 static void send_request(struct conn *c) {
 	char req[4096];
 	size_t n = (size_t)sprintf(req, "GET ");
-	n += expand(req + n, 1024, o.path, c->id);
+	n += expand(req + n, 1024, c->got ? o.path : "/before", c->id); /* not o.path: a proxy that refuses it may close */
 	n += (size_t)sprintf(req + n, " HTTP/1.1\r\nHost: %s:%d\r\n", o.addr, o.port);
 	if (c->got) n += (size_t)sprintf(req + n, "Upgrade: websocket\r\nConnection: Upgrade\r\n"
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n");

@@ -170,6 +170,11 @@ class Identifier:
                 break
         return client
 
+    def vouched_name(self, peer: Peer, fields: Fields) -> str | None:
+        """As Peer.name, of the client that a trusted peer speaks for; None where it names none but proxies."""
+        address = self.client_address(peer, fields)
+        return None if address is None or self.is_trusted(address) else self.ip(address).hex()
+
     def ip(self, address: Address | None) -> bytes:
         """What `per: ip` counts."""
         if address is None:

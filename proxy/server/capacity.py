@@ -7,7 +7,10 @@ not bounded in this way.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+
+from proxy.policy.upstreams import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,21 @@ class Place:
         if self._capacity is not None:
             self._capacity.leave(self._address)
             self._capacity = None
+
+
+class Dials:
+    """Counts the connections that are being opened to each upstream, be it for a WebSocket or for ordinary HTTP."""
+
+    def __init__(self) -> None:
+        self.pending: Counter[str] = Counter()  # by the upstream's name, which are few
+
+    def begin(self, upstream: Upstream) -> bool:
+        """Count one more; False, and nothing is counted, when `max_pending` of them are under way."""
+        if self.pending[upstream.name] >= upstream.max_pending:
+            return False
+        self.pending[upstream.name] += 1
+        return True
+
+    def end(self, upstream: Upstream) -> None:
+        """One that was counted has come to its end."""
+        self.pending[upstream.name] -= 1

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from proxy.policy.identity import Identifier, Peer
-from proxy.server.answers import problem
 from proxy.server.capacity import Capacity, Place
 from proxy.server.passthrough import Passthrough
 from proxy.server.timing_wheel import Deadline, TimingWheel
-from proxy.server.upgrade import NO_ROUTE, Result, UpgradePath
+from proxy.server.upgrade import UpgradePath
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
 
 HEAD_SIZE: Final = 16 * 1024  # bytes
@@ -88,7 +87,7 @@ class Door(asyncio.Protocol):
         self._received += data
         end = self._received.find(END_OF_HEAD, searched)
         if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
-            self._turn_away(problem(431, f"the head is longer than {size} bytes"))
+            self._turn_away(HandshakeError(f"the head is longer than {size} bytes", 431))
         elif end >= 0:
             self._head_received(end)
 
@@ -104,8 +103,7 @@ class Door(asyncio.Protocol):
             if len(received) > end + len(END_OF_HEAD):
                 raise HandshakeError("bytes came behind the head of an upgrade")
         except HandshakeError as error:
-            entrance.upgrades.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
-            self._turn_away(problem(error.status, error.detail, error.headers))
+            self._turn_away(error)
             return
         self._leave()
         entrance.upgrades.begin(self._transport, head, self._peer)
@@ -119,13 +117,13 @@ class Door(asyncio.Protocol):
 
     def _too_late(self) -> None:
         if self._received:
-            self._turn_away(problem(408, f"the head was not there within {self._entrance.head_timeout:g} s"))
+            self._turn_away(HandshakeError(f"the head was not there within {self._entrance.head_timeout:g} s", 408))
         else:
             self.end()
 
-    def _turn_away(self, answer: bytes) -> None:
+    def _turn_away(self, error: HandshakeError) -> None:
         self._leave()
-        self._transport.write(answer)
+        self._transport.write(self._entrance.upgrades.bad_head(error, self._received))
         self._entrance.upgrades.lingering.adopt(self._transport)
 
     def end(self) -> None:

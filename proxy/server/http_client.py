@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import http_parser
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
@@ -20,9 +21,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.capacity import Dials
 from proxy.server.sockets import Keepalive
 from proxy.server.tls import keep_the_end, server_name, upstream_context
-from proxy.server.upstream import UpstreamError
+from proxy.server.upstream import TOO_MANY_DIALS, UpstreamError
+from proxy.wire.handshake import END_OF_HEAD
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
 CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
@@ -31,16 +34,21 @@ MAX_FIELD: Final = 16 * 1024  # bytes of an answer's status line or of one heade
 BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
 
 
+def is_compiled() -> bool:
+    """Does aiohttp run with its C extensions? Its fallback in Python costs much more, and had bugs of its own."""
+    return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy
+
+
 class HttpClient:
     """Asks one upstream. To be made where an event loop runs, and closed."""
 
-    def __init__(self, upstream: Upstream, keepalive: Keepalive) -> None:
+    def __init__(self, upstream: Upstream, keepalive: Keepalive, dials: Dials) -> None:
         address = upstream.address
         self._authority = "upstream" if isinstance(address, UnixAddress) else str(address)
         self._scheme = "http" if upstream.tls is None else "https"
         self._server_name = None if upstream.tls is None else server_name(upstream)
         self._session = aiohttp.ClientSession(
-            connector=_connector(upstream, keepalive),
+            connector=_connector(upstream, keepalive, dials),
             request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -56,12 +64,14 @@ class HttpClient:
     ) -> aiohttp.ClientResponse:
         """Send a request, its target as it is; the answer's body is the caller's to read. `expects`: the body waits for a 100.
 
+        In target and headers each character stands for the byte of its number (latin-1).
+
         Raises UpstreamError: 502, 503 when too many connections are being opened, 504. A request without a body is asked once more
         when its connection ends without an answer, if its method is idempotent (RFC 9110 §9.2.2).
         """
         try:
             return await self._session.request(
-                method,
+                _Method(method),
                 # As a path, query and all: any other way in, yarl reads it and loses what says nothing, such as an empty query.
                 URL.build(scheme=self._scheme, authority=self._authority, path=target, encoded=True),
                 headers=headers,
@@ -81,6 +91,64 @@ class HttpClient:
         await self._session.close()
 
 
+class Intermediary(asyncio.Transport):
+    """Stands before a transport, and does by itself what a subclass overrides."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self._transport.writelines(list_of_data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return self._transport.get_extra_info(name, default)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
+class _HeadInBytes(Intermediary):
+    """Writes one head, which aiohttp wrote in UTF-8, with a byte for each character again; then it is gone."""
+
+    def __init__(self, protocol: ResponseHandler, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._protocol = protocol
+        protocol.transport = self
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._protocol.transport = self._transport
+        head, end, behind = bytes(data).partition(END_OF_HEAD)
+        self._transport.write(head.decode().encode("latin-1") + end + behind)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+
+class _Method(str):
+    """A method as the client spells it, which is case-sensitive (RFC 9110 §9.1): aiohttp would put all in capital letters."""
+
+    __slots__ = ()
+
+    def upper(self) -> str:
+        return self
+
+
 class _Answers(ResponseHandler):
     """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody."""
 
@@ -93,6 +161,13 @@ class _Answers(ResponseHandler):
 
 class _Request(aiohttp.ClientRequest):
     """Says nothing of a body that is not there; the head does not wait for the body, and that not for ever for a 100."""
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        protocol = conn.protocol
+        texts = (self.url.raw_path_qs, *self.headers.values())
+        if protocol is not None and protocol.transport is not None and not all(text.isascii() for text in texts):
+            _HeadInBytes(protocol, protocol.transport)
+        return await super().send(conn)
 
     def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
         told = "Content-Length" in self.headers
@@ -116,14 +191,14 @@ def _go_on(waiter: asyncio.Future[bool]) -> None:
 
 
 class _BoundedDials(aiohttp.BaseConnector):
-    """A connector that refuses to open more than `max_pending` connections at once."""
+    """A connector that asks `dials` before it opens one more connection."""
 
-    def __init__(self, *, max_pending: int, **options: Any) -> None:
+    def __init__(self, *, upstream: Upstream, dials: Dials, **options: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, **options)
         answers: Callable[..., ResponseHandler] = _Answers
         self._factory = partial(answers, loop=self._loop)
-        self.max_pending = max_pending
-        self.pending = 0
+        self._upstream = upstream
+        self._dials = dials
 
     async def _create_connection(
         self,
@@ -131,16 +206,15 @@ class _BoundedDials(aiohttp.BaseConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 -- aiohttp's signature
     ) -> ResponseHandler:
-        if self.pending >= self.max_pending:
-            raise UpstreamError("too many connections to the upstream are under way", 503)
-        self.pending += 1
+        if not self._dials.begin(self._upstream):
+            raise UpstreamError(TOO_MANY_DIALS, 503)
         try:
             protocol = await super()._create_connection(req, traces, timeout)
             if protocol.transport is not None and protocol.transport.get_extra_info("sslcontext") is not None:
                 keep_the_end(protocol.transport)
             return protocol
         finally:
-            self.pending -= 1
+            self._dials.end(self._upstream)
 
 
 class _TcpConnector(_BoundedDials, aiohttp.TCPConnector):
@@ -151,13 +225,13 @@ class _UnixConnector(_BoundedDials, aiohttp.UnixConnector):
     pass
 
 
-def _connector(upstream: Upstream, keepalive: Keepalive) -> aiohttp.BaseConnector:
+def _connector(upstream: Upstream, keepalive: Keepalive, dials: Dials) -> aiohttp.BaseConnector:
     address = upstream.address
     if isinstance(address, UnixAddress):
-        return _UnixConnector(path=address.path, max_pending=upstream.max_pending)
+        return _UnixConnector(path=address.path, upstream=upstream, dials=dials)
     context = upstream_context(upstream)
     ssl = True if context is None else context
-    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), max_pending=upstream.max_pending)
+    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), upstream=upstream, dials=dials)
 
 
 def _sockets(keepalive: Keepalive) -> Callable[[Any], socket.socket]:

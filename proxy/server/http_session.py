@@ -4,7 +4,8 @@ Every head on it is read here, by the reader that also stands at the door: no re
 ordinary requests never comes to aiohttp. aiohttp's protocol takes in bodies, holds the client back and runs the handler; of a request
 it is told no more than where its body ends, in framing of our own, so that there is nothing that it could read otherwise. One request is
 under way at a time: what comes behind it is kept until its body is in and its answer is out. The client is always read, so that it is
-noticed when it leaves; who sends too much ahead is answered once more and has to come again.
+noticed when it leaves; who sends too much ahead is answered once more and has to come again. Only while a body waits for its turn,
+because it costs too much to be read at once, or aiohttp holds it back, the client is not read.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.policy.identity import Peer
-from proxy.server.answers import problem, unavailable
 from proxy.server.capacity import Place
+from proxy.server.http_client import Intermediary
 from proxy.server.sockets import reset_at_close
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_ROUTE, UpgradePath
 from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
 from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
 
@@ -52,11 +53,28 @@ class Stage(Enum):
 
 
 class HttpSession(asyncio.Protocol):
-    """One connection. `head`: of the request that is under way, or was last."""
+    """One connection. `head` and, once it is known, `route`: of the request that is under way, or was last."""
 
-    __slots__ = ("_body", "_inner", "_overrun", "_place", "_received", "_sessions", "_timer", "_transport", "head", "peer", "stage")
+    __slots__ = (
+        "_body",
+        "_held_back",
+        "_inner",
+        "_overrun",
+        "_place",
+        "_received",
+        "_sessions",
+        "_timer",
+        "_transport",
+        "_turn",
+        "_unread",
+        "head",
+        "peer",
+        "route",
+        "stage",
+    )
 
     head: RequestHead
+    route: str
 
     def __init__(self, sessions: HttpSessions, inner: web.RequestHandler, transport: asyncio.Transport, peer: Peer) -> None:
         self._sessions = sessions
@@ -64,6 +82,9 @@ class HttpSession(asyncio.Protocol):
         self._transport = transport
         self._received = b""  # of the next head, and what came with it
         self._body = RequestBody(BodyFraming(length=0))
+        self._unread = b""  # of the body, and what came with it: waits for the next turn of the loop
+        self._turn: asyncio.Handle | None = None
+        self._held_back = False  # by aiohttp, which has enough of the body for now
         self.stage = Stage.NONE
         self._overrun = False  # the client sent too much ahead: nothing more of it counts
         self._timer: asyncio.TimerHandle | None = None
@@ -74,12 +95,18 @@ class HttpSession(asyncio.Protocol):
         """Take over from whoever has read `received`."""
         self._sessions.open[self._inner] = self
         self._transport.set_protocol(self)
-        self._inner.connection_made(self._transport)
+        self._inner.connection_made(_Inlet(self._transport, self))
         self.data_received(received)
 
     # --- what the transport tells --------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._unread:
+            self._unread += data
+        else:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         body = self._body
         if not body.complete:
             try:
@@ -89,10 +116,39 @@ class HttpSession(asyncio.Protocol):
                 return
             self._inner.data_received(self._framed(content))
             if not body.complete:
+                if data:
+                    self._put_off(data)
                 return
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
         self._advance(searched)
+
+    def _put_off(self, data: bytes) -> None:
+        """The rest has its turn when all others have had theirs: nobody keeps us busy by the way in which he cuts his body."""
+        self._unread = data
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the client if nothing is to be done first."""
+        if self._unread and not self._held_back and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
+        wanted = not self._unread and not self._held_back
+        if wanted != self._transport.is_reading() and not self._transport.is_closing():
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._held_back:
+            return
+        unread, self._unread = self._unread, b""
+        self._receive(unread)
+        if self._inner in self._sessions.open:
+            self._read_on()
+
+    def hold_back(self, *, held: bool) -> None:
+        """aiohttp wants no more of the body for now, or wants more again."""
+        self._held_back = held
+        self._read_on()
 
     def _framed(self, content: bytes) -> bytes:
         """A part of the body as aiohttp is to read it."""
@@ -146,7 +202,7 @@ class HttpSession(asyncio.Protocol):
             return
         end = self._received.find(END_OF_HEAD, searched)
         if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
-            self.end(problem(431, f"the head is longer than {size} bytes"))
+            self._refuse_head(HandshakeError(f"the head is longer than {size} bytes", 431), self._received)
         elif end >= 0:
             self._head_received(end)
         elif self._received:
@@ -159,12 +215,12 @@ class HttpSession(asyncio.Protocol):
         sessions = self._sessions
         self._place = sessions.upgrades.capacity.enter(self.peer.name)
         if self._place is None:
-            self.end(unavailable("too many heads are under way"))
+            self.end(sessions.upgrades.no_room("too many heads are under way"))
             return
         self._timer = asyncio.get_running_loop().call_later(sessions.head_timeout, self._too_late)
 
     def _too_late(self) -> None:
-        self.end(problem(408, f"the head was not there within {self._sessions.head_timeout:g} s"))
+        self._refuse_head(HandshakeError(f"the head was not there within {self._sessions.head_timeout:g} s", 408), self._received)
 
     def _head_received(self, end: int) -> None:
         received, self._received = self._received, b""
@@ -177,9 +233,10 @@ class HttpSession(asyncio.Protocol):
                 return
             framing = framing_of_request(head)
         except HandshakeError as error:
-            self.end(problem(error.status, error.detail, error.headers))
+            self._refuse_head(error, received)
             return
         self.head = head
+        self.route = NO_ROUTE
         self.stage = Stage.ASKED
         self._body = RequestBody(framing)
         self._inner.data_received(_framing_head(framing))
@@ -195,9 +252,12 @@ class HttpSession(asyncio.Protocol):
     def refuse_body(self, error: HandshakeError) -> None:
         """Where this body ends cannot be told, or it does not come: nothing behind it can be read. Its upload is cut off."""
         if self.stage is Stage.ASKED:
-            self.end(problem(error.status, error.detail))
+            self.end(self._sessions.upgrades.refusal(error, self.route))
         else:
             self.cut_off()
+
+    def _refuse_head(self, error: HandshakeError, received: bytes) -> None:
+        self.end(self._sessions.upgrades.bad_head(error, received))
 
     # --- how it ends ---------------------------------------------------------------------------------------------------------------
 
@@ -237,10 +297,16 @@ class HttpSession(asyncio.Protocol):
         self._leave()
         self._inner.transport = None  # so that it does not close what is not its own any more
         self._inner.connection_lost(None)
+        if not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
         return self._transport
 
     def _leave(self) -> None:
         self._stop_waiting()
+        self._unread = b""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         self._sessions.open.pop(self._inner, None)
 
     def _stop_waiting(self) -> None:
@@ -250,6 +316,20 @@ class HttpSession(asyncio.Protocol):
         if self._place is not None:
             self._place.leave()
             self._place = None
+
+
+class _Inlet(Intermediary):
+    """The client's transport as aiohttp has it: whether it is read is the session's to say, which may have more reasons not to."""
+
+    def __init__(self, transport: asyncio.Transport, session: HttpSession) -> None:
+        super().__init__(transport)
+        self._session = session
+
+    def pause_reading(self) -> None:
+        self._session.hold_back(held=True)
+
+    def resume_reading(self) -> None:
+        self._session.hold_back(held=False)
 
 
 def _framing_head(framing: BodyFraming) -> bytes:

@@ -8,6 +8,7 @@ cannot be carried so is refused, and a refusal ends the connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Final
@@ -19,11 +20,10 @@ from multidict import CIMultiDict
 from proxy.policy.identity import Peer, forwarding_headers
 from proxy.policy.routes import split_target
 from proxy.policy.upstreams import Upstream
-from proxy.server.answers import problem, unavailable
 from proxy.server.http_client import BODY_BUFFER, HttpClient
 from proxy.server.http_session import HttpSession, HttpSessions, Stage
 from proxy.server.sockets import Keepalive
-from proxy.server.upgrade import UpgradePath
+from proxy.server.upgrade import NO_SUCH_ROUTE, UpgradePath
 from proxy.server.upstream import SWITCHING_PROTOCOLS, UpstreamError
 from proxy.wire.body import BodyFraming, framing_of
 from proxy.wire.handshake import (
@@ -34,6 +34,7 @@ from proxy.wire.handshake import (
     RequestHead,
     ResponseHead,
     build_head,
+    carried_headers,
     end_to_end,
     index_headers,
     list_tokens,
@@ -42,13 +43,14 @@ from proxy.wire.handshake import (
 )
 
 KEEP_ALIVE: Final = 75.0  # seconds that an idle client connection is kept; above the 60 s of common fronts
-BODY_TIMEOUT: Final = 60.0  # seconds without a byte of a request's body
+BODY_TIMEOUT: Final = 60.0  # seconds that we wait for BODY_PART of a request's body, or for its end
+BODY_PART: Final = 1024  # bytes: who sends a byte now and then holds a connection, here and upstream, for nothing
 SHUTDOWN_TIMEOUT: Final = 1.0  # seconds
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 NO_CONTENT: Final = 204
 BODYLESS: Final = frozenset((NO_CONTENT, 304))  # RFC 9110 §6.4.1
 
-_OWNED: Final = HOP_BY_HOP | {b"http2-settings", b"host", b"expect", b"content-length", b"x-forwarded-for", b"forwarded"}
+_OWNED: Final = HOP_BY_HOP | {b"http2-settings", b"host", b"expect", b"x-forwarded-for", b"forwarded"}
 
 
 class Delimiter(Enum):
@@ -102,7 +104,7 @@ class Passthrough:
     async def open(self) -> None:
         """Make the clients; they connect when there is something to ask."""
         for name, upstream in self._upgrades.upstreams.items():
-            self._clients[name] = HttpClient(upstream, self._keepalive)
+            self._clients[name] = HttpClient(upstream, self._keepalive, self._upgrades.dialer.dials)
 
     def finish(self) -> None:
         """Keep no connection alive any more: those that are idle end now, the others after their request."""
@@ -122,10 +124,8 @@ class Passthrough:
         session = self._sessions.open[request.protocol]
         try:
             kept = await self._relay(request, session)
-        except HandshakeError as error:
-            session.end(_last_word(session.head, problem(error.status, error.detail)))
-        except UpstreamError as error:
-            session.end(_last_word(session.head, _failure(error)))
+        except (HandshakeError, UpstreamError) as error:
+            session.end(_last_word(session.head, self._upgrades.refusal(error, session.route)))
         except (aiohttp.ClientError, TimeoutError):
             session.cut_off()  # half an answer must not look like a whole one
         else:
@@ -139,13 +139,20 @@ class Passthrough:
     async def _relay(self, request: web.BaseRequest, session: HttpSession) -> bool:
         """Carry one request, and its answer. Returns whether the client's connection may be kept."""
         head = session.head
-        upstream = self._upstream(head)
+        upstream = self._upstream(session)
+        self._upgrades.warn_of_unlisted_proxy(session.peer, head)
         headers = _request_headers(head, session.peer, self._upgrades.scheme)
         upload = _Upload(request, session)
         body = upload.chunks() if request.body_exists else None
         client = self._clients[upstream.name]
-        method, target = head.method.decode(), head.target.decode()
-        async with await client.ask(method, target, headers, body, expects=upload.unasked) as answer:
+        method, target = head.method.decode(), _text(head.target)
+        try:
+            answering = await client.ask(method, target, headers, body, expects=upload.unasked)
+        except UpstreamError as error:
+            self._upgrades.note_dial(session.route, error)
+            raise
+        self._upgrades.note_dial(session.route)
+        async with answering as answer:
             if answer.status == SWITCHING_PROTOCOLS:
                 raise UpstreamError("the upstream switched protocols unasked", 502)
             # A body that was not asked for may still come or not, so what comes behind the answer could be read in two ways.
@@ -171,15 +178,19 @@ class Passthrough:
         await _write_body(request, answer, delimiter)
         return kept
 
-    def _upstream(self, head: RequestHead) -> Upstream:
-        if head.method == b"CONNECT" or head.method != head.method.upper():
-            raise HandshakeError("CONNECT, and methods that are not in capital letters, are not carried", 501)
-        if not head.target.startswith(b"/") or not head.target.isascii() or b"#" in head.target:
+    def _upstream(self, session: HttpSession) -> Upstream:
+        head = session.head
+        method = head.method.upper()
+        if method == b"CONNECT" or (method == b"HEAD" and head.method != b"HEAD"):  # whose answers end in another way
+            raise HandshakeError("CONNECT is not carried, nor HEAD in other letters", 501)
+        # What `*` asks is asked of the whole server: of that behind the route of `/`.
+        path, _ = split_target(b"/" if head.target == b"*" and head.method == b"OPTIONS" else head.target)
+        if not path.startswith(b"/") or not path.isascii() or b"#" in head.target:
             raise HandshakeError("the request target is not a path in ASCII")
-        path, _ = split_target(head.target)
         route = self._upgrades.routes.find(path)
         if route is None:
-            raise HandshakeError("no route matches this path", 404)
+            raise HandshakeError(NO_SUCH_ROUTE, 404)
+        session.route = route.name
         return self._upgrades.upstreams[route.upstream]
 
 
@@ -191,6 +202,8 @@ class _Upload:
         expected = {token.lower() for token in list_tokens(head.fields.get(b"expect", ()))}
         self._request = request
         self._session = session
+        self._patience = BODY_TIMEOUT  # seconds that we still wait for this part of the body; what the upstream takes does not count
+        self._missing = BODY_PART  # bytes of it
         self.unasked = request.body_exists and head.version == b"HTTP/1.1" and b"100-continue" in expected
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -204,12 +217,18 @@ class _Upload:
             yield chunk
 
     async def _next_chunk(self) -> bytes:
+        started = time.monotonic()
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                return await self._request.content.readany()
+            async with asyncio.timeout(self._patience):
+                chunk = await self._request.content.readany()
         except TimeoutError:
-            self._session.refuse_body(HandshakeError(f"no byte of the body came for {BODY_TIMEOUT:g} s", 408))
+            self._session.refuse_body(HandshakeError(f"{BODY_PART} bytes of the body did not come within {BODY_TIMEOUT:g} s", 408))
             raise
+        self._patience -= time.monotonic() - started
+        self._missing -= len(chunk)
+        if self._missing <= 0:
+            self._patience, self._missing = BODY_TIMEOUT, BODY_PART
+        return chunk
 
 
 def _is_kept_alive(head: RequestHead) -> bool:
@@ -230,10 +249,9 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
     if host:
         headers["Host"] = _text(host)
     spelled: dict[bytes, str] = {}  # of a name that is there twice in two spellings aiohttp would lose the first
-    for name, value in end_to_end(head.headers, fields):
+    for name, value in carried_headers(head, owned, trusted=peer.trusted):
         lower = name.lower()
-        folded = lower.replace(b"_", b"-")
-        if lower == b"content-length" or (folded not in owned and not folded.startswith(b"sec-websocket-")):
+        if lower != b"content_length" and not lower.replace(b"_", b"-").startswith(b"sec-websocket-"):
             headers.add(spelled.setdefault(lower, _text(name)), _text(value))
     for name, value in forwarded:
         headers.add(_text(name), _text(value))
@@ -241,11 +259,8 @@ def _request_headers(head: RequestHead, peer: Peer, scheme: bytes) -> CIMultiDic
 
 
 def _text(value: bytes) -> str:
-    """As aiohttp takes it, and writes it in UTF-8 again."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise HandshakeError("a header is not UTF-8") from None
+    """As the client takes it: a character for each byte, whatever they mean."""
+    return value.decode("latin-1")
 
 
 async def _write_body(request: web.BaseRequest, answer: aiohttp.ClientResponse, delimiter: Delimiter) -> None:
@@ -286,7 +301,3 @@ def _answer_head(answer: ResponseHead, delimiter: Delimiter, framing: BodyFramin
 def _last_word(head: RequestHead, answer: bytes) -> bytes:
     """A refusal as the answer to this request: to HEAD, without its body."""
     return answer[: answer.index(END_OF_HEAD) + len(END_OF_HEAD)] if head.method == b"HEAD" else answer
-
-
-def _failure(error: UpstreamError) -> bytes:
-    return unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail)

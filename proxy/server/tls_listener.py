@@ -69,6 +69,7 @@ class TlsListener:
         entrance = self._entrance
         place = entrance.capacity.enter(entrance.identifier.peer(address).name)
         if place is None:
+            entrance.upgrades.no_room("too many handshakes and heads are under way")
             accepted.close()
             return
         accepted.setblocking(False)

@@ -41,6 +41,7 @@ from proxy.wire.handshake import (
     build_101,
     build_own_101,
     build_upgrade_request,
+    looks_like_upgrade,
     validate_101,
     validate_upgrade,
 )
@@ -48,6 +49,8 @@ from proxy.wire.handshake import (
 MAX_WARNED: Final = 100  # addresses that the log warns of
 ID_SIZE: Final = 8  # bytes of randomness in a connection's id
 NOTHING_AGREED: Final = Agreed(rsv1=False, lenient=False, header=b"")
+GOING_DOWN: Final = "the gate is going down"
+NO_SUCH_ROUTE: Final = "no route matches this path"
 STORE_DOWN: Final = "limits cannot be looked up at the moment"
 NO_ROUTE: Final = ""  # the route label of an upgrade that never came to one
 
@@ -70,6 +73,14 @@ class Result(Enum):
 _RESULT_OF_STATUS: Final = {502: Result.UPSTREAM_ERROR, 503: Result.UNAVAILABLE, 504: Result.UPSTREAM_TIMEOUT}
 
 
+class CutShort(Enum):
+    """Why an upgrade that was under way did not come to its end."""
+
+    BY_LEAVING = "the client left"
+    BY_SPEAKING = "the client spoke before it was answered"
+    BY_US = "the gate is going down"
+
+
 @dataclass(slots=True)
 class Connection:
     """One upgrade on its way: what it holds, until a tunnel holds it."""
@@ -79,7 +90,7 @@ class Connection:
     grant: Grant | None = None
     meters: Meters | None = None
     result: Result = Result.FAILED
-    early: bool = False  # the client spoke before it was answered
+    cut_short: CutShort = CutShort.BY_LEAVING
 
     @property
     def text(self) -> str:
@@ -97,7 +108,7 @@ class AwaitingUpgrade(asyncio.Protocol):
         self._task = task
 
     def data_received(self, data: bytes) -> None:
-        self._connection.early = True
+        self._connection.cut_short = CutShort.BY_SPEAKING
         self._task.cancel()
 
     def eof_received(self) -> bool:
@@ -132,39 +143,68 @@ class UpgradePath:
     surroundings: Surroundings  # of tunnels
     buffer: int  # bytes per direction of a tunnel
     scheme: bytes  # of the public port, as the upstream is told: http or https
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: dict[asyncio.Task[None], Connection] = field(default_factory=dict)
     relays: set[AnswerRelay] = field(default_factory=set)
     warned: set[Address] = field(default_factory=set)  # peers that a warning was written about
 
     def begin(self, transport: asyncio.Transport, head: RequestHead, peer: Peer) -> None:
         """Take over a transport from which a head was read that wants to be an upgrade. What is refused at once needs no task."""
-        if not self.capacity.has_room(peer.name):
+        name = peer.name if not peer.trusted else self.identifier.vouched_name(peer, head.fields)
+        if not self.capacity.has_room(name):
             self.turn_away(transport, "too many upgrades are under way")
             return
         connection = Connection(os.urandom(ID_SIZE))
         task = eager.start(self.loop, self._run(transport, head, peer, connection))
         if task is None:
             return
-        place = self.capacity.enter(peer.name)
+        place = self.capacity.enter(name)
         assert place is not None  # there was one, and nobody else has come meanwhile
         transport.set_protocol(AwaitingUpgrade(transport, connection, task))
-        self.tasks.add(task)
+        self.tasks[task] = connection
         task.add_done_callback(lambda done: self._done(done, place))
 
     def _done(self, task: asyncio.Task[None], place: Place) -> None:
         place.leave()
-        self.tasks.discard(task)
+        del self.tasks[task]
+
+    def stop(self) -> None:
+        """Give up every upgrade that is under way; its client is told."""
+        for task, connection in list(self.tasks.items()):
+            connection.cut_short = CutShort.BY_US
+            task.cancel()
 
     def turn_away(self, transport: asyncio.Transport, detail: str) -> None:
         """There is no room for one more."""
+        self._answer(transport, self.no_room(detail))
+
+    def no_room(self, detail: str) -> bytes:
+        """Count and log one that is turned away. Returns what it is told, where it can be told."""
         self.totals.upgrades[NO_ROUTE, Result.UNAVAILABLE.value] += 1
         self.log.access("turned away", group=(detail,), why=detail)
-        self._answer(transport, unavailable(detail))
+        return unavailable(detail)
 
-    def refuse_head(self, transport: asyncio.Transport, error: HandshakeError | PathError | IdentityError) -> None:
-        """Answer a head that is refused."""
-        headers = error.headers if isinstance(error, HandshakeError) else ()
-        self._answer(transport, problem(error.status, str(error), headers))
+    def bad_head(self, error: HandshakeError, received: bytes) -> bytes:
+        """Count, as an upgrade if it is meant as one, and log a head that is refused, be it whole or not. Returns the answer."""
+        if looks_like_upgrade(received):
+            self.totals.upgrades[NO_ROUTE, Result.BAD_REQUEST.value] += 1
+        return self.refusal(error)
+
+    def refusal(self, error: HandshakeError | PathError | IdentityError | UpstreamError, route: str = NO_ROUTE) -> bytes:
+        """Log a refusal that no rule asked for. Returns the answer."""
+        status, detail = error.status, str(error)
+        self.log_refusal(status, detail, route)
+        if status == 503:
+            return unavailable(detail)
+        return problem(status, detail, error.headers if isinstance(error, HandshakeError) else ())
+
+    def log_refusal(self, status: int, why: str, route: str = NO_ROUTE) -> None:
+        """An answer of ours. `why`: a text of the program, which quotes nothing of the client's."""
+        self.log.access("refused", group=(route, status), route=route, status=status, why=why)
+
+    def note_dial(self, route: str, error: UpstreamError | None = None) -> None:
+        """An upstream was asked for something, and answered or (`error`) did not. 503 was no dial."""
+        if error is None or error.status != 503:
+            self.totals.upstream_up[route] = error is None
 
     async def _run(self, transport: asyncio.Transport, head: RequestHead, peer: Peer, connection: Connection) -> None:
         started = time.monotonic()
@@ -172,20 +212,15 @@ class UpgradePath:
             await self._decide(transport, head, peer, connection)
         except (HandshakeError, PathError, IdentityError) as error:
             connection.result = Result.UPSTREAM_ERROR if error.status == 502 else Result.BAD_REQUEST
-            self.refuse_head(transport, error)
+            self._answer(transport, self.refusal(error, connection.route))
         except UpstreamError as error:
             connection.result = _RESULT_OF_STATUS[error.status]
-            self._answer(transport, unavailable(error.detail) if error.status == 503 else problem(error.status, error.detail))
+            self._answer(transport, self.refusal(error, connection.route))
         except StoreDown:
             connection.result = Result.UNAVAILABLE
-            self._answer(transport, unavailable(STORE_DOWN))
+            self._answer(transport, self.refusal(UpstreamError(STORE_DOWN, 503), connection.route))
         except asyncio.CancelledError:
-            if connection.early:
-                connection.result = Result.BAD_REQUEST
-                self._answer(transport, problem(400, "bytes came before the upgrade was answered"))
-            else:
-                connection.result = Result.ABANDONED
-                transport.abort()
+            self._cut_short(transport, connection)
         except BaseException:
             transport.abort()
             raise
@@ -195,6 +230,18 @@ class UpgradePath:
             else:
                 self._give_back(connection)
             self.totals.upgrades[connection.route, connection.result.value] += 1
+
+    def _cut_short(self, transport: asyncio.Transport, connection: Connection) -> None:
+        match connection.cut_short:
+            case CutShort.BY_LEAVING:
+                connection.result = Result.ABANDONED
+                transport.abort()
+            case CutShort.BY_SPEAKING:
+                connection.result = Result.BAD_REQUEST
+                self._answer(transport, self.refusal(HandshakeError("bytes came before the upgrade was answered"), connection.route))
+            case CutShort.BY_US:
+                connection.result = Result.UNAVAILABLE
+                self._answer(transport, self.refusal(UpstreamError(GOING_DOWN, 503), connection.route))
 
     def _give_back(self, connection: Connection) -> None:
         if connection.grant is not None:
@@ -209,10 +256,10 @@ class UpgradePath:
         match = self.routes.match(path)
         if match is None:
             connection.result = Result.NO_ROUTE
-            self._answer(transport, problem(404, "no route matches this path"))
+            self._answer(transport, self.refusal(HandshakeError(NO_SUCH_ROUTE, 404)))
             return
         connection.route = match.route.name
-        self._warn_of_unlisted_proxy(peer, head)
+        self.warn_of_unlisted_proxy(peer, head)
         principal = self._principal(match, query, head, peer, connection.id)
         rules, claims = self.admission.claims(principal)
         (decision,) = await self.store.admit([claims], time.monotonic())
@@ -226,7 +273,7 @@ class UpgradePath:
         connection.meters = self.meters.compile(principal, self.store, time.monotonic())
         await self._relay(transport, request, principal, match, peer, connection)
 
-    def _warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
+    def warn_of_unlisted_proxy(self, peer: Peer, head: RequestHead) -> None:
         """A private address that speaks for others, and whose word does not count: once for each, and not for endless many."""
         address = peer.address
         if peer.trusted or address is None or (b"x-forwarded-for" not in head.fields and b"forwarded" not in head.fields):
@@ -281,10 +328,9 @@ class UpgradePath:
         try:
             answer = await self.dialer.dial(self.upstreams[route.upstream], handshake)
         except UpstreamError as error:
-            if error.status != 503:  # that was no dial
-                self.totals.upstream_up[route.name] = False
+            self.note_dial(route.name, error)
             raise
-        self.totals.upstream_up[route.name] = True
+        self.note_dial(route.name)
         return answer
 
     def _open(

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, NamedTuple, cast
 
 from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.server.capacity import Dials
 from proxy.server.expiry import Expiry
 from proxy.server.sockets import Keepalive
 from proxy.server.timing_wheel import TimingWheel
@@ -25,6 +26,7 @@ from proxy.wire.handshake import END_OF_HEAD, HandshakeError, Header, ResponseHe
 
 RELAY_IDLE: Final = 60.0  # seconds without a byte of a relayed answer
 MAX_HEAD: Final = 16 * 1024  # bytes of an answer's head, earlier 1xx ones included
+TOO_MANY_DIALS: Final = "too many connections to the upstream are under way"
 SWITCHING_PROTOCOLS: Final = 101
 
 
@@ -46,24 +48,23 @@ class Answer(NamedTuple):
 
 
 class Dialer:
-    """Opens connections to upstreams; bounds for each of them how many are under way at once."""
+    """Opens connections to upstreams; `dials` bounds for each of them how many are under way at once."""
 
     def __init__(self, upstreams: Iterable[Upstream], keepalive: Keepalive, wheel: TimingWheel) -> None:
         self._loop = asyncio.get_running_loop()
         self._wheel = wheel
         self._keepalive = keepalive
-        self._pending = {upstream.name: 0 for upstream in upstreams}
+        self.dials = Dials()
         self._contexts = {upstream.name: upstream_context(upstream) for upstream in upstreams}
 
     async def dial(self, upstream: Upstream, request: bytes) -> Answer:
         """Send a handshake and wait for the answer. Raises UpstreamError; when cancelled, closes what was opened."""
-        if self._pending[upstream.name] >= upstream.max_pending:
-            raise UpstreamError("too many connections to the upstream are under way", 503)
-        self._pending[upstream.name] += 1
+        if not self.dials.begin(upstream):
+            raise UpstreamError(TOO_MANY_DIALS, 503)
         try:
             return await self._dial(upstream, request)
         finally:
-            self._pending[upstream.name] -= 1
+            self.dials.end(upstream)
 
     async def _dial(self, upstream: Upstream, request: bytes) -> Answer:
         answer: asyncio.Future[Answer] = self._loop.create_future()

@@ -6,6 +6,7 @@ readers that find different ends take one message for two (request smuggling), s
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -16,7 +17,10 @@ MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length
 MAX_CHUNK_LINE: Final = 4096  # bytes of a chunk's size line or of a trailer line
 MAX_TRAILERS: Final = 16 * 1024  # bytes
 MAX_SIZE_DIGITS: Final = 15  # of a chunk
+MAX_STEPS: Final = 256  # chunks or lines of a request's body that are read at a time: 0.2 ms of small chunks, 0.6 ms of lines
+BYTES_PER_STEP: Final = 64  # of a line: a long one costs more than one step
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
+_PLAIN_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,%d})\r\n" % MAX_SIZE_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,9 @@ class BodyFraming:
 
 def framing_of(head: ResponseHead) -> BodyFraming:
     """The framing of a response to GET. RFC 9112 §6.3. Raises HandshakeError (502) when it is ambiguous."""
+    lengths = head.fields.get(b"content-length", ())
+    if len(lengths) > 1 or (lengths and (not lengths[0].isdigit() or len(lengths[0]) > MAX_LENGTH_DIGITS)):
+        raise HandshakeError("upstream: Content-Length is not one number", 502)
     if head.status in (204, 304):
         return BodyFraming(length=0)
     codings = [token.lower() for token in list_tokens(head.fields.get(b"transfer-encoding", ()))]
@@ -36,12 +43,7 @@ def framing_of(head: ResponseHead) -> BodyFraming:
         if codings == [b"chunked"]:
             return BodyFraming(chunked=True)
         raise HandshakeError("upstream: a Transfer-Encoding other than chunked", 502)
-    lengths = set(list_tokens(head.fields.get(b"content-length", ())))
-    if not lengths:
-        return BodyFraming()
-    if len(lengths) > 1 or not (text := lengths.pop()).isdigit() or len(text) > MAX_LENGTH_DIGITS:
-        raise HandshakeError("upstream: Content-Length is not one number", 502)
-    return BodyFraming(length=int(text))
+    return BodyFraming(length=int(lengths[0]) if lengths else None)
 
 
 def framing_of_request(head: RequestHead) -> BodyFraming:
@@ -128,6 +130,7 @@ class BodyWalker:
 class RequestBody:
     """Takes the content out of one request's body. `complete` once all of it was there.
 
+    Each chunk costs a step, be it of one byte, so that a client could keep us busy: a call takes MAX_STEPS of them at the most.
     Chunk extensions and trailers are read and left out (RFC 9112 §7.1.1, §7.1.2): they belong to one hop.
     """
 
@@ -140,23 +143,44 @@ class RequestBody:
         self.complete = not framing.chunked and not framing.length
 
     def receive_data(self, data: bytes) -> tuple[bytes, bytes]:
-        """(content in it, what is behind the body). Raises HandshakeError (400) for a malformed chunk, size or trailer."""
+        """(content in it, what is left of it): what is behind the body or, as long as that is not `complete`, was not read yet
+        and is to be given again. Raises HandshakeError (400) for a malformed chunk, size or trailer."""
         if not self.chunked:
             content, rest = data[: self._remaining], data[self._remaining :]
             self._remaining -= len(content)
             self.complete = not self._remaining
             return content, rest
-        pieces = []
+        pieces: list[bytes] = []
         position = 0
-        while position < len(data) and not self.complete:
+        steps = MAX_STEPS
+        while position < len(data) and not self.complete and steps > 0:
+            steps -= 1
             if self._remaining:
                 piece = data[position : position + self._remaining]
                 self._remaining -= len(piece)
                 pieces.append(piece)
                 position += len(piece)
+            elif end := self._receive_chunk(data, position, pieces):
+                position = end
             else:
-                position = self._receive_line(data, position)
+                end = self._receive_line(data, position)
+                steps -= (end - position) // BYTES_PER_STEP
+                position = end
         return b"".join(pieces), data[position:]
+
+    def _receive_chunk(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        """Take a chunk that is whole and plain, which most are, in one step. Returns where it ends; 0 if there is none."""
+        if self._line or self._expected is not _Line.SIZE:
+            return 0
+        match = _PLAIN_SIZE.match(data, position)
+        if match is None:
+            return 0
+        begin = match.end()
+        end = begin + int(match[1], 16)
+        if end == begin or data[end : end + 2] != b"\r\n":
+            return 0
+        pieces.append(data[begin:end])
+        return end + 2
 
     def _receive_line(self, data: bytes, position: int) -> int:
         end = data.find(b"\n", position)

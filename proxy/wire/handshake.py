@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -208,6 +208,14 @@ def wants_upgrade(head: RequestHead) -> bool:
     return any(b"websocket" in value.lower() for value in fields.get(b"upgrade", ()))
 
 
+def looks_like_upgrade(received: bytes) -> bool:
+    """As `wants_upgrade`, of a head that cannot be read or is not whole: for whoever counts, and decides nothing by it."""
+    return _ALMOST_UPGRADE.search(received) is not None
+
+
+_ALMOST_UPGRADE: Final = re.compile(rb"\nsec-websocket-(?:key|version)[ \t]*:|\nupgrade[ \t]*:[^\n]*websocket", re.IGNORECASE)
+
+
 def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     """The only way to an UpgradeRequest. Raises HandshakeError (400 or 426) with what was expected and what was found."""
     fields = head.fields
@@ -288,22 +296,29 @@ def _removed(fields: Mapping[bytes, Sequence[bytes]]) -> frozenset[bytes]:
     return HOP_BY_HOP | (named - _END_TO_END)
 
 
-def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header], trusted: bool = False) -> bytes:
-    """The head that goes upstream: the client's own, with our `Sec-WebSocket-Extensions` (empty: none) and `forwarded` headers.
+def carried_headers(head: RequestHead, owned: Container[bytes], *, trusted: bool) -> list[Header]:
+    """The client's headers that go upstream, in order and as spelled.
 
-    A header of the client that spells one of `forwarded` or a hop-by-hop one (also with `_` for `-`) is dropped; `Connection`
-    cannot name a `forwarded` one away, nor any header that the upgrade itself needs. Any other X-Forwarded-* goes on only if the
-    peer is `trusted`.
+    Without those for one hop, and those that spell one of `owned` (lower case), which are the caller's to write, also with `_` for
+    `-`: many backends read them as the same. Any other X-Forwarded-* goes on only if the peer is `trusted`.
     """
-    head = request.head
     away = _removed(head.fields)
-    owned = _NEVER_KEPT.union([name.lower() for name, _ in forwarded])
     kept = []
     for header in head.headers:
         name = _COMMON_NAMES.get(header[0]) or header[0].lower()
         folded = name.replace(b"_", b"-")
         if name not in away and folded not in owned and (trusted or not folded.startswith(b"x-forwarded-")):
             kept.append(header)
+    return kept
+
+
+def build_upgrade_request(request: UpgradeRequest, *, extensions: bytes, forwarded: Sequence[Header], trusted: bool = False) -> bytes:
+    """The head that goes upstream: the client's own, with our `Sec-WebSocket-Extensions` (empty: none) and `forwarded` headers.
+
+    `Connection` cannot name a `forwarded` one away, nor any header that the upgrade itself needs.
+    """
+    head = request.head
+    kept = carried_headers(head, _NEVER_KEPT.union([name.lower() for name, _ in forwarded]), trusted=trusted)
     ours: list[Header] = []
     if request.protocols:
         ours.append((b"Sec-WebSocket-Protocol", b", ".join(head.fields[b"sec-websocket-protocol"])))

@@ -22,9 +22,10 @@ def test_measures_are_chosen_by_the_start_of_their_key_and_subjects_by_name() ->
     assert subjects == ["nginx", "wsgate"]
 
 
-def test_reused_connections_are_measured_on_request() -> None:
-    assert "admitted-reused" not in [measure.key for measure in run.choose(run.parse(["--quick"]))[0]]
-    assert "admitted-reused" in [measure.key for measure in run.choose(run.parse(["--quick", "--reused"]))[0]]
+@pytest.mark.parametrize("arguments", [["--quick"], []], ids=["quick", "full"])
+def test_upgrades_are_measured_on_first_and_on_reused_connections(arguments: list[str]) -> None:
+    keys = {measure.key for measure in run.choose(run.parse(arguments))[0]}
+    assert keys >= {"admitted", "refused", "admitted-reused", "refused-reused"}
 
 
 def test_a_choice_that_leaves_nothing_names_what_there_is() -> None:
@@ -53,9 +54,19 @@ def test_saved_results_are_shown_again_without_measuring(tmp_path: Path, capsys:
             }
         )
     )
-    assert run.main(["--from", str(saved), "--plot", str(plot)]) == 0
+    scratch = tmp_path / "scratch"
+    assert run.main(["--from", str(saved), "--plot", str(plot), "--scratch", str(scratch)]) == 0
+    assert json.loads((scratch / "results.json").read_text()) == json.loads(saved.read_text())
     assert "| idle tunnel | KiB RSS | - | 3.00 |" in capsys.readouterr().out
     assert plot.read_text().startswith("<svg")
+
+
+def test_samples_and_plot_are_saved_without_being_asked_for(tmp_path: Path) -> None:
+    saved = tmp_path / "a.json"
+    saved.write_text(json.dumps({"facts": {}, "measures": [], "subjects": [], "samples": [], "failures": []}))
+    assert run.main(["--from", str(saved), "--scratch", str(tmp_path)]) == 0
+    assert (tmp_path / "results.json").exists()
+    assert (tmp_path / "results.svg").read_text().startswith("<svg")
 
 
 def test_without_a_compiler_it_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

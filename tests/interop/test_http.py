@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from proxy.server.http_session import HttpSession
+from proxy.wire.handshake import RequestHead
 from tests.interop.fronts import nginx_before
 from tests.interop.rest import BLOCK, rest_backend
 from tests.interop.servers import websockets_server
@@ -363,10 +365,27 @@ async def talk(port: int, upgrades: int, at_once: int) -> None:
         await asyncio.gather(*(work() for _ in range(at_once)))
 
 
+async def reused_upgrades(talking: Coroutine[None, None, None]) -> int:
+    """How many upgrades come on a connection to the gate that carried other requests before, while somebody talks to it."""
+    take_over = HttpSession._take_over
+    count = 0
+
+    def counted(session: HttpSession, head: RequestHead, behind: bytes) -> None:
+        nonlocal count
+        count += 1
+        take_over(session, head, behind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HttpSession, "_take_over", counted)
+        await talking
+    return count
+
+
 async def through_nginx(folder: Path, upgrades: int) -> None:
     yaml = "identity: {trusted_proxies: [127.0.0.1]}\n" + RULES
     async with websockets_server() as server, running(yaml, upstream=server.url) as gate, nginx_before(gate.port, folder) as port:
-        await talk(port, upgrades, 50)
+        taken_over = await reused_upgrades(talk(port, upgrades, 50))
+        assert taken_over >= upgrades // 2
         assert gate.gate.totals.upgrades["default", "admitted"] == upgrades
         assert sum(gate.gate.totals.upgrades.values()) == upgrades
         await gate.quiet()

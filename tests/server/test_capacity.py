@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from proxy.server.capacity import Bounds, Capacity
+from tests.server.test_http_client import deaf_listener
 from tests.server.test_upgrade import deaf
 from tests.support.backends import RawConnection, raw_backend, waiting_backend
 from tests.support.gate import Running, running, upstreams
@@ -198,7 +199,7 @@ async def test_dials_to_one_upstream_are_bounded_and_that_says_nothing_about_the
         async with raw_client(run.port) as one, raw_client(run.port) as two:
             for client in (one, two):
                 await client.send(GOOD)
-            await until(lambda: run.gate._path.dialer._pending["game"] == 2)
+            await until(lambda: run.gate._path.dialer.dials.pending["game"] == 2)
             async with raw_client(run.port) as third:
                 await third.send(GOOD)
                 assert await turned_away(third) == "too many connections to the upstream are under way"
@@ -207,7 +208,7 @@ async def test_dials_to_one_upstream_are_bounded_and_that_says_nothing_about_the
             let_in.set()
             assert await one.status() == await two.status() == 101
             await upgraded(run, 101)
-        await until(lambda: not run.gate._path.dialer._pending["game"])
+        await until(lambda: not run.gate._path.dialer.dials.pending["game"])
 
 
 async def test_seats_come_back_from_an_upgrade_that_was_not_dialed() -> None:
@@ -284,7 +285,7 @@ async def test_a_place_is_given_back_when_the_backend_cannot_be_reached(status: 
         async with running(upstreams(url, connect_timeout="50ms")) as run:
             await upgraded(run, status)
             await until(lambda: not run.gate.remembered())
-            assert not run.gate._path.dialer._pending["game"]
+            assert not run.gate._path.dialer.dials.pending["game"]
 
 
 async def test_thousands_that_say_nothing_are_bounded_while_others_play() -> None:
@@ -298,3 +299,35 @@ async def test_thousands_that_say_nothing_are_bounded_while_others_play() -> Non
         for _, writer in crowd:
             writer.close()
         await until(lambda: not run.gate.connections())
+
+
+async def test_behind_a_trusted_proxy_each_client_has_a_part_of_the_places() -> None:
+    yaml = TRUSTED + "limits: {max_pending: 10, max_pending_per_ip: 2}"
+    async with held_up() as (url, let_in), running(yaml, upstream=url) as run, AsyncExitStack() as stack:
+
+        async def ask(*headers: str) -> RawClient:
+            client = await stack.enter_async_context(raw_client(run.port))
+            await client.send(upgrade_head("/", *headers))
+            return client
+
+        first = [await ask("X-Forwarded-For: 6.6.6.6, 127.0.0.1") for _ in range(2)]
+        await until(lambda: len(run.gate._path.tasks) == 2)
+        assert await (await ask("X-Forwarded-For: 9.9.9.9, 6.6.6.6")).status() == 503
+        others = [await ask("X-Forwarded-For: 7.7.7.7"), *[await ask() for _ in range(3)]]  # the proxy itself speaks for many
+        await until(lambda: len(run.gate._path.tasks) == 6)
+        let_in.set()
+        for client in [*first, *others]:
+            assert await client.status() == 101
+
+
+async def test_dials_for_websockets_and_for_ordinary_http_have_one_bound() -> None:
+    async with deaf_listener() as port, running(upstreams(f"ws://127.0.0.1:{port}", max_pending="2")) as run, AsyncExitStack() as stack:
+        plain, socket, third, fourth = [await stack.enter_async_context(raw_client(run.port)) for _ in range(4)]
+        get = b"GET / HTTP/1.1\r\nHost: gate.test\r\n\r\n"
+        await plain.send(get)
+        await socket.send(upgrade_head())
+        await until(lambda: run.gate._path.dialer.dials.pending["game"] == 2)
+        await third.send(upgrade_head())
+        assert await third.status() == 503
+        await fourth.send(get)
+        assert await fourth.status() == 503

@@ -15,7 +15,8 @@ from multidict import CIMultiDict
 
 from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls, parse_upstream_url
 from proxy.server import http_client
-from proxy.server.http_client import HttpClient
+from proxy.server.capacity import Dials
+from proxy.server.http_client import HttpClient, is_compiled
 from proxy.server.sockets import Keepalive
 from proxy.server.upstream import UpstreamError
 from tests.support.backends import waiting_backend
@@ -29,7 +30,7 @@ CERTIFICATES = Path(__file__).parents[1] / "config" / "certificates"
 @asynccontextmanager
 async def client_of(url: str, keepalive: Keepalive | None = None, **options: object) -> AsyncIterator[HttpClient]:
     upstream = Upstream("game", parse_upstream_url(url).address, **options)  # type: ignore[arg-type]  # fields by name
-    client = HttpClient(upstream, keepalive or Keepalive())
+    client = HttpClient(upstream, keepalive or Keepalive(), Dials())
     try:
         yield client
     finally:
@@ -109,10 +110,10 @@ async def deaf_listener() -> AsyncIterator[int]:
 async def test_more_connections_at_once_than_allowed_are_503() -> None:
     async with deaf_listener() as port, client_of(f"http://127.0.0.1:{port}", max_pending=3, connect_timeout=0.3) as client:
         asking = [asyncio.create_task(failure(client)) for _ in range(3)]
-        await until(lambda: client._session.connector.pending == 3)  # type: ignore[union-attr]
+        await until(lambda: client._session.connector._dials.pending["game"] == 3)  # type: ignore[union-attr]
         assert await failure(client) == (503, "too many connections to the upstream are under way")
         assert [status for status, _ in await asyncio.gather(*asking)] == [504] * 3
-        assert client._session.connector.pending == 0  # type: ignore[union-attr]
+        assert client._session.connector._dials.pending["game"] == 0  # type: ignore[union-attr]
 
 
 async def test_requests_under_way_do_not_count_as_connections_that_are_opened() -> None:
@@ -241,7 +242,7 @@ async def tls_backend() -> AsyncIterator[tuple[int, list[ssl.SSLObject]]]:
 async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> None:
     tls = UpstreamTls(ca=str(CERTIFICATES / "gate.pem"), server_name="gate.test")
     async with tls_backend() as (port, seen):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
         assert await ask(client) == (200, b"ok")
         assert seen[0].selected_alpn_protocol() == "http/1.1"
         await client.close()
@@ -252,14 +253,14 @@ async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> 
 )
 async def test_a_backend_that_cannot_prove_who_it_is_is_502(tls: UpstreamTls) -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
         assert await failure(client) == (502, "the upstream cannot be reached")
         await client.close()
 
 
 async def test_who_is_not_to_be_verified_is_believed() -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials())
         assert await ask(client) == (200, b"ok")
         await client.close()
 
@@ -267,10 +268,14 @@ async def test_who_is_not_to_be_verified_is_believed() -> None:
 async def test_a_unix_socket_has_no_options_of_tcp(tmp_path: Path) -> None:
     path = str(tmp_path / "backend.sock")
     async with waiting_backend(path) as (_, arrived):
-        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive())
+        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive(), Dials())
         asking = asyncio.create_task(ask(client, "/a?"))
         backend = await arrived.get()
         assert backend.target == "/a?"
         await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert await asking == (200, b"ok")
         await client.close()
+
+
+def test_aiohttp_is_here_with_its_c_extensions() -> None:
+    assert is_compiled()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -13,6 +15,7 @@ import aiohttp.web
 import pytest
 
 from proxy.server.http_session import HttpSession
+from proxy.wire.body import MAX_STEPS, RequestBody
 from tests.server.test_door import BAD_HEADS
 from tests.support.backends import waiting_backend
 from tests.support.gate import Running, running
@@ -77,6 +80,74 @@ async def test_every_bad_head_gets_its_answer_wherever_it_comes(reused: bool) ->
             if answer.status == 426:
                 assert (answer.headers["upgrade"], answer.headers["sec-websocket-version"]) == ("websocket", "13")
         assert set(backend.targets) <= {"/before"}
+        await run.quiet()
+
+
+# --- a body that costs more than it brings ----------------------------------------------------------------------------------------
+
+
+async def test_a_body_in_tiny_chunks_leaves_every_turn_of_the_loop_to_others() -> None:
+    whole = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
+    async with recorded() as (run, backend), raw_client(run.port) as client:
+        loop = asyncio.get_running_loop()
+        turns = 0
+        slices: list[int] = []
+        receive_data = RequestBody.receive_data
+
+        def watched(body: RequestBody, data: bytes) -> tuple[bytes, bytes]:
+            content, rest = receive_data(body, data)
+            slices.append(turns)
+            return content, rest
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not backend.requests:
+                loop.call_soon(turn)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RequestBody, "receive_data", watched)
+            turn()
+            await client.send(b"POST /slow HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n" + whole + PLAIN)
+            assert (await next_answer(client)).status == 200
+            assert (await next_answer(client)).status == 200
+        assert len(slices) >= 60_000 // MAX_STEPS
+        assert max(Counter(slices).values()) <= 3  # what was put off, what came, and what is behind the body
+        assert backend.requests[0].body == b"x" * 60_000
+        assert backend.targets == ["/slow", "/before"]
+
+
+async def test_an_upgrade_behind_a_body_in_tiny_chunks_finds_its_connection_read() -> None:
+    body = b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        backend = await arrived.get()
+        await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (await next_answer(client)).status == 200
+        await client.send(GOOD)
+        backend = await arrived.get()
+        await backend.accept()
+        assert await client.status() == 101
+        await client.send(CLOSE_1000)
+        assert await backend.raw_frame() == CLOSE_1000
+
+
+async def test_a_backend_that_takes_nothing_holds_back_a_body_in_tiny_chunks() -> None:
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: gate.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        backend = await arrived.get()
+        backend.writer.transport.pause_reading()
+        (session,) = sessions(run)
+        large = b"%x\r\n" % 65536 + bytes(65536) + b"\r\n"
+        sending = asyncio.ensure_future(client.send((large + b"1\r\nx\r\n" * 5_000) * 200))  # 19 MB
+        await until(lambda: session._held_back and bool(session._unread))
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert session._turn is None
+            assert len(session._unread) <= 512 * 1024
+        client.reset()
+        sending.cancel()
+        backend.reset()
         await run.quiet()
 
 
@@ -412,3 +483,46 @@ async def test_a_stop_closes_idle_connections_and_lets_a_running_request_end() -
 def test_the_table_of_bad_heads_has_no_name_twice() -> None:
     names: Mapping[str, object] = {name: None for name, _, _ in BAD_UPGRADES}
     assert not names.keys() & BAD_HEADS.keys()
+
+
+# --- what is counted and logged of a bad head, wherever it comes --------------------------------------------------------------------
+
+COUNTED = {
+    "bytes behind an upgrade": (GOOD + b"x", 400, 1),
+    "an upgrade of another version": (GOOD.replace(b"HTTP/1.1", b"HTTP/2.0", 1), 426, 1),
+    "a bad header of an upgrade": (GOOD.replace(b"Host:", b"Host :", 1), 400, 1),
+    "a bad header of an ordinary request": (b"GET /websocket HTTP/1.1\r\nHost : a\r\n\r\n", 400, 0),
+    "a long upgrade": (GOOD[:-4] + b"\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431, 1),
+    "a long ordinary request": (get("/", "X: " + "x" * 20_000), 431, 0),
+}
+
+
+@pytest.mark.parametrize("reused", [False, True], ids=["first", "reused"])
+@pytest.mark.parametrize(("data", "status", "counted"), COUNTED.values(), ids=COUNTED)
+async def test_a_bad_head_is_counted_if_it_is_an_upgrade_and_always_logged(data: bytes, status: int, counted: int, reused: bool) -> None:
+    async with recorded() as (run, _), raw_client(run.port) as client:
+        if reused:
+            await used(client)
+        await client.send(data)
+        assert (await client.answer()).status == status
+        assert run.gate.totals.upgrades["", "bad_request"] == counted
+        (line,) = map(json.loads, run.log.getvalue().splitlines())
+        assert (line["event"], line["status"], line["route"]) == ("refused", status, "")
+
+
+@pytest.mark.parametrize("reused", [False, True], ids=["first", "reused"])
+async def test_half_a_head_that_is_turned_away_is_counted_and_logged(reused: bool) -> None:
+    async with recorded("limits: {max_pending: 1}") as (run, _), raw_client(run.port) as client:
+        if reused:
+            await used(client)
+        else:
+            await until(lambda: run.gate._entrance.capacity.pending == 1)
+        async with raw_client(run.port) as other:
+            if reused:
+                await until(lambda: run.gate._entrance.capacity.pending == 1)
+                await client.send(GOOD[:10])
+            turned_away = client if reused else other
+            assert (await turned_away.answer()).status == 503
+        assert run.gate.totals.upgrades["", "unavailable"] == 1
+        (line,) = map(json.loads, run.log.getvalue().splitlines())
+        assert line["event"] == "turned away"

@@ -376,7 +376,7 @@ async def dialed(upstream: str) -> tuple[int, bytes]:
     async with running(upstream) as run, raw_client(run.port) as client:
         await client.send(upgrade_head())
         answer = await client.answer()
-        assert not run.gate._path.dialer._pending["game"]
+        assert not run.gate._path.dialer.dials.pending["game"]
         return answer.status, answer.body
 
 

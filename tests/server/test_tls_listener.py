@@ -140,3 +140,12 @@ async def test_it_goes_on_accepting_when_files_have_run_out() -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await until(lambda: run.gate._entrance.handshakes)
         await until(lambda: not run.gate.connections())
+
+
+async def test_who_finds_no_place_is_counted_and_logged() -> None:
+    yaml = LISTENING + "limits: {max_pending: 1, max_pending_per_ip: 1}"
+    async with running(yaml, upstream=NOWHERE) as run, raw_client(run.port) as silent, raw_client(run.port) as late:
+        assert await late.rest() == b""
+        assert run.gate.totals.upgrades["", "unavailable"] == 1
+        assert '"event": "turned away"' in run.log.getvalue()
+        silent.reset()

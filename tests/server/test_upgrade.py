@@ -442,7 +442,7 @@ async def test_a_client_and_a_backend_that_speak_at_the_same_time() -> None:
 async def test_a_stop_while_we_wait_for_the_backend_lets_both_go() -> None:
     async with asked(SEATS) as (client, backend, run):
         await run.gate.stop()
-        assert await client.rest() == b""
+        assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
         assert await backend.rest() == b""
         assert nothing_is_held(run)
 
@@ -455,6 +455,19 @@ async def test_an_upgrade_that_is_stopped_before_its_first_step_lets_the_client_
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
         run.gate._path.begin(transport, parse_request_head(upgrade_head()[:-4]), Peer(None, trusted=True))
         await run.gate.stop()
-        assert await client.rest() == b""
+        assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
         assert nothing_is_held(run)
         client.writer.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "route"), [("/../a?token=secret", 400, ""), ("/x?token=secret", 404, ""), ("/a?token=secret", 502, "api")]
+)
+async def test_every_refusal_leaves_one_line_without_query_and_token(target: str, status: int, route: str) -> None:
+    yaml = "routes: [{name: api, path: '/a', upstream: game}]"
+    async with running(yaml, upstream="ws://127.0.0.1:1") as run, raw_client(run.port) as client:
+        await client.send(upgrade_head(target))
+        assert (await client.answer()).status == status
+        (line,) = map(json.loads, run.log.getvalue().splitlines())
+        assert (line["event"], line["status"], line["route"]) == ("refused", status, route)
+        assert "secret" not in run.log.getvalue()

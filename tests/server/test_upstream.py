@@ -288,3 +288,10 @@ async def slow_client() -> AsyncIterator[tuple[RawClient, RawConnection, Running
         finally:
             client.writer.close()
             backend.writer.close()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 2, 2", b"Content-Length: 2\r\nContent-Length: 2"])
+async def test_an_answer_whose_length_is_told_twice_is_502(length: bytes) -> None:
+    async with asked() as (client, backend, _):
+        await backend.send(b"HTTP/1.1 403 Forbidden\r\n" + length + b"\r\n\r\nno")
+        assert (await client.answer()).status == 502

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.body import MAX_CHUNK_LINE, MAX_TRAILERS, BodyFraming, BodyWalker, RequestBody, framing_of, framing_of_request
+from proxy.wire.body import (
+    BYTES_PER_STEP,
+    MAX_CHUNK_LINE,
+    MAX_STEPS,
+    MAX_TRAILERS,
+    BodyFraming,
+    BodyWalker,
+    RequestBody,
+    framing_of,
+    framing_of_request,
+)
 from proxy.wire.handshake import HandshakeError, parse_request_head, parse_response_head
 from tests.wire.streams import cut, one_by_one
 
@@ -25,8 +35,6 @@ def framing(*lines: bytes, status: int = 404) -> BodyFraming:
         ([], BodyFraming()),
         ([b"Content-Length: 0"], BodyFraming(length=0)),
         ([b"content-length: 12"], BodyFraming(length=12)),
-        ([b"Content-Length: 12", b"Content-Length: 12"], BodyFraming(length=12)),
-        ([b"Content-Length: 12, 12"], BodyFraming(length=12)),
         ([b"Transfer-Encoding: Chunked"], BodyFraming(chunked=True)),
         ([b"Transfer-Encoding: chunked", b"Content-Length: 5"], BodyFraming(chunked=True)),
     ],
@@ -47,6 +55,8 @@ def test_an_answer_that_never_has_a_body(status: int) -> None:
         b"Transfer-Encoding: gzip, chunked",
         b"Transfer-Encoding: chunked, chunked",
         b"Content-Length: 1, 2",
+        b"Content-Length: 2, 2",
+        b"Content-Length: 2\r\nContent-Length: 2",
         b"Content-Length: 1\r\nContent-Length: 2",
         b"Content-Length: -1",
         b"Content-Length: +1",
@@ -313,3 +323,26 @@ def test_a_request_ends_where_the_walker_of_answers_sees_the_end(pieces: list[by
     except HandshakeError:
         return
     assert read(CHUNKED, [data]) == (data[: len(data) - len(rest)], complete)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"1\r\nx\r\n" * 2000, b"1;a=b\r\nx\r\n" * 2000, b"0\r\n" + b"a: b\r\n" * 2000, (b"1;" + b"a" * 3000 + b"\r\nx\r\n") * 100],
+    ids=["chunks", "extensions", "trailers", "long extensions"],
+)
+def test_one_call_does_a_bounded_part_of_the_work_and_gives_back_the_rest(lines: bytes) -> None:
+    body = RequestBody(BodyFraming(chunked=True))
+    content, rest = body.receive_data(lines)
+    assert rest
+    assert not body.complete
+    assert len(content) <= MAX_STEPS
+    assert len(lines) - len(rest) <= MAX_STEPS * (BYTES_PER_STEP + 10)
+
+
+def test_what_was_given_back_goes_on_where_it_stopped() -> None:
+    body = RequestBody(BodyFraming(chunked=True))
+    found, rest = b"", b"".join(b"1\r\n%c\r\n" % (97 + number % 26) for number in range(2000)) + b"0\r\n\r\nbehind"
+    while not body.complete:
+        content, rest = body.receive_data(rest)
+        found += content
+    assert (found, rest) == (bytes(97 + number % 26 for number in range(2000)), b"behind")
