@@ -123,6 +123,11 @@ class Half(asyncio.Protocol):
         elif onward:
             self.forward(onward)
 
+    @property
+    def is_held(self) -> bool:
+        """Does a frame from this side wait for its tokens?"""
+        return self.walker.halt is Verdict.HOLD
+
     def eof_received(self) -> bool:
         self.tunnel.gone(self)
         return self.transport.can_write_eof()  # not on TLS, which knows no half-open stream

@@ -204,6 +204,11 @@ class FrameWalker:
         return self.payload_bytes - self._remaining if self._data else self.payload_bytes
 
     @property
+    def least_size(self) -> int:
+        """Bytes that have come, at least: headers of continuations, long ones, and the payloads of control frames are not counted."""
+        return self.received_bytes + self._overhead * (self.messages + self.controls)
+
+    @property
     def in_frame(self) -> bool:
         """What was forwarded so far ends inside a frame: nothing of ours may follow it."""
         return self._remaining > 0 and not self._skipping
