@@ -270,12 +270,12 @@ class Meter:
         """Some rule seems to be broken: ask all of them, and find which one acts."""
         worst: Verdict = _PASS
         named: Account | None = None
-        hold_until = 0.0
+        hold_until = inf  # the first of them: whose tokens are there then, in its line others may be served
         is_delayed = False
         for account in self._enforced:
             verdict, due = self._ask(account, opcode, length, now)
             if verdict is _HOLD:
-                hold_until = max(hold_until, due)
+                hold_until = min(hold_until, due)
                 is_delayed = is_delayed or account.frame_rule.rule.on_excess is OnExcess.DELAY
             if _SEVERITY[verdict] > _SEVERITY[worst]:
                 worst, named = verdict, account

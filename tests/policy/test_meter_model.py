@@ -201,7 +201,7 @@ class Model:
                     return verdict, one.name, 0
         holding = [(one, ready) for one, theirs, ready in said if theirs is HOLD]
         if holding:
-            return HOLD, self.hold(client, frame, holding, now), max(ready for _, ready in holding)
+            return HOLD, self.hold(client, frame, holding, now), min(ready for _, ready in holding)
         self.let_pass(client, frame, now)
         return PASS, None, 0
 
@@ -241,7 +241,7 @@ class Model:
             client.in_message = not first & 0x80
 
     def count_shadows(self, client: Client, frame: tuple[int, int], now: Fraction) -> None:
-        first, length = frame
+        first, _ = frame
         for one in self.rules:
             if not one.shadow or (not first & 0x0F and one.name in client.stopped):
                 continue
