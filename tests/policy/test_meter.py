@@ -518,8 +518,16 @@ class TestDelay:
         meter = Gate(rule(MESSAGES, USER, limit=128, burst=1, on_excess=OnExcess.DELAY)).meter()
         assert messages(meter, 2) == [PASS, HOLD]
         assert messages(meter, 1, NOW + 1.5 / 128) == [PASS]  # half a message late
-        assert messages(meter, 1, NOW + 15 / 128) == [PASS]
+        assert messages(meter, 2, NOW + 15 / 128) == [PASS, HOLD]
+        meter = Gate(rule(MESSAGES, USER, limit=128, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, NOW + 3.5 / 128) == [PASS]  # more than two messages late
         assert messages(meter, 2, NOW + 150) == [PASS, HOLD]
+
+    def test_of_a_time_beyond_an_eighth_of_a_second_nothing_is_left(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=32, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 6, NOW + 1) == [PASS] * 5 + [HOLD]
 
     def test_in_any_window_no_more_comes_through_than_the_burst_and_the_rate_of_it_and_of_an_eighth_of_a_second(self) -> None:
         choose = random.Random(5)

@@ -716,12 +716,15 @@ async def test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client(kind: 
         await backend.accept()
         await client.head()
         client.writer.transport.pause_reading()
-        sent = encode(BINARY, bytes(60_000), None) * 100
-        backend.writer.write(sent)
-        await until(lambda: any(tunnel.upstream.paused for tunnel in run.gate.live.held))
+        sent = b""
+        while not any(tunnel.upstream.paused for tunnel in run.gate.live.held):
+            sent += encode(BINARY, bytes(60_000), None)
+            await backend.send(encode(BINARY, bytes(60_000), None))
+            await asyncio.sleep(0.01)
+        await until(lambda: not backend.writer.transport.get_write_buffer_size())
+        backend.writer.close()
         await asyncio.sleep(0.5)  # some looks
         client.writer.transport.resume_reading()
-        backend.writer.close()
         async with asyncio.timeout(60):  # through so small a window TCP stands still at times
             assert await client.reader.readexactly(len(sent)) == sent
 
