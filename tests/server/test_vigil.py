@@ -708,7 +708,7 @@ async def test_a_client_that_waits_with_its_frame_stays() -> None:
 async def test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client(kind: str, tmp_path: Path) -> None:
     async with (
         waiting_backend(str(tmp_path / "backend") if kind == "unix" else None) as (url, arrived),
-        running("tunnel: {ping_interval: 400ms, buffer: 4KiB}\n", upstream=url) as run,
+        running("tunnel: {ping_interval: off, idle_timeout: 2s, buffer: 4KiB}\n", upstream=url) as run,
         raw_client(run.port, receive_buffer=4096) as client,
     ):
         await client.send(upgrade_head("/"))
@@ -723,7 +723,7 @@ async def test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client(kind: 
             await asyncio.sleep(0.01)
         await until(lambda: not backend.writer.transport.get_write_buffer_size())
         backend.writer.close()
-        await asyncio.sleep(0.5)  # some looks
+        await asyncio.sleep(1.2)  # two looks
         client.writer.transport.resume_reading()
         async with asyncio.timeout(60):  # through so small a window TCP stands still at times
             assert await client.reader.readexactly(len(sent)) == sent
