@@ -6,7 +6,8 @@ charge changes nothing, so no error adds up however often somebody asks.
 
 Who would rather wait than be refused stands in the bucket's line. What those in line are owed is not there for others, so nobody is
 overtaken by a flood; what is left beyond it is. A line is served in the order of its tickets, which are the caller's: numbers that grow
-over all lines, so that two who wait in two lines cannot wait for each other.
+over all lines, so that two who wait in two lines cannot wait for each other. Who comes to be the first is told when its tokens are
+there, since it may have been told a later time: when somebody before it might still have taken his.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from itertools import islice
 from math import inf
+
+Hear = Callable[[float], None]
+"""Told when the tokens are there, in seconds. It must do nothing but to schedule."""
 
 
 class TokenBucket:
@@ -32,7 +36,7 @@ class TokenBucket:
         self.stamp = now
         self.pending = 0.0  # the level that `would_pass` found; `spend` takes from it
         self.owed = 0.0  # tokens that those in line wait for
-        self.line: list[tuple[int, float]] | None = None  # (ticket, cost), in the order of tickets
+        self.line: list[tuple[int, float, Hear | None]] | None = None  # (ticket, cost, whom to tell), in the order of tickets
         self.users = 0
         self.queued = False
 
@@ -81,29 +85,55 @@ class TokenBucket:
             return now + (need - self.pending) / self.rate
         return min(now, self.stamp + max(0.0, need - self.level) / self.rate)
 
+    def due_since(self, cost: float, now: float, since: float) -> float:
+        """As `due` for a newcomer who would have come at `since`, had nobody been late: since then nothing was lost to a full bucket.
+
+        `since` itself if it was there already. Not beyond what is owed to others: the bucket cannot keep theirs as well.
+        """
+        if self.owed + cost > self.burst or self.rate <= 0:
+            return self.due(cost, now)
+        self.would_pass(cost, now)
+        start = max(since, self.stamp)
+        missing = cost + self.owed - min(self.burst, self.level + (start - self.stamp) * self.rate)
+        return start + missing / self.rate if missing > 0 else since
+
+    def earliest(self, cost: float, ticket: int | None = None) -> float:
+        """When `cost` is there for this place at best: if all before it take theirs as soon as they can, however late they are now."""
+        if cost > self.burst or self.rate <= 0:
+            return inf
+        return self.stamp + (cost + (self.owed if ticket is None else self._ahead(ticket)) - self.level) / self.rate
+
     def _ahead(self, ticket: int) -> float:
         """Tokens owed to those with smaller tickets. Most who ask are first, or nearly."""
         line = self.line
-        return sum(cost for _, cost in islice(line, bisect_left(line, (ticket, -1.0)))) if line else 0.0
+        return sum(one[1] for one in islice(line, bisect_left(line, (ticket,)))) if line else 0.0
 
-    def join(self, ticket: int, cost: float) -> None:
+    def join(self, ticket: int, cost: float, hear: Hear | None = None) -> None:
         """Stand in line. Must be followed by `leave` one day, or the bucket is blocked for ever."""
         if self.line is None:
             self.line = []
-        insort(self.line, (ticket, cost))
+        insort(self.line, (ticket, cost, hear))
         self.owed += cost
 
     def leave(self, ticket: int, cost: float) -> None:
         """Go out of the line, served or not."""
         line = self.line
         assert line is not None
-        del line[bisect_left(line, (ticket, cost))]
+        del line[bisect_left(line, (ticket,))]
         self.owed = self.owed - cost if line else 0.0
         if not line:
             self.line = None
 
+    def tell_first(self, now: float) -> None:
+        """Somebody has left the line, or was served: tell who is first now when its tokens are there."""
+        if self.line is not None:
+            ticket, cost, hear = self.line[0]
+            if hear is not None:
+                hear(self.due(cost, now, ticket))
+
     def spend_due(self, cost: float, when: float) -> None:
-        """Take what `due` said to be there, as of `when`: not before it was there, and not after now."""
+        """Take what `due` said to be there, as of `when`: not before it was there, and not after now. Others may have taken since."""
+        when = max(when, self.stamp)
         self.would_pass(cost, when)
         self.spend(cost, when)
 

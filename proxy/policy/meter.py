@@ -7,9 +7,12 @@ are looked at only when the frame passes; they are counted and never act.
 A message is charged when its first frame's header is read, bytes with each frame, pings and pongs included. A continuation that may not
 pass closes where its rule drops: its message is half forwarded by then.
 
-A frame that is delayed stands in the line of each bucket that it waits for, under one ticket, and is charged when it passes, as of the
-moment when its tokens were there. So who wakes late loses nothing, up to LATE seconds. Frames of all connections that share a bucket
-pass in the order in which they began to wait.
+A frame that is delayed stands in the line of each bucket that lacks its tokens, and of no other: what one bucket keeps it waiting for is
+not kept from others in the next. Its ticket is the same everywhere, so where tokens are gone when it asks again it is first. Frames of
+all connections that share a bucket pass in the order in which they began to wait.
+
+It is charged when it passes, as of the moment when its tokens were there, and those behind it in the same backlog likewise. So who wakes
+late loses nothing, up to LATE seconds.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ NO_LIMIT: Final = 1 << 63  # bytes, or fragments; no frame is as long (RFC 6455 
 ONE: Final = 1.0  # token: what a message costs, or a control frame
 LATE: Final = 0.125  # seconds: so late a frame that waited may be asked about and have the tokens of that time all the same
 EARLY: Final = 1e-6  # seconds: so early it may pass, by the rounding of clocks; the bucket's level goes below 0 for it
+SOONER: Final = 0.001  # seconds: by so much a frame must be due before the time that it was told to be worth waking for
 
 _PASS: Final = Verdict.PASS
 _DROP: Final = Verdict.DROP
@@ -39,7 +43,6 @@ _HOLD: Final = Verdict.HOLD
 _SEVERITY: Final = {_PASS: 0, _HOLD: 1, _DROP: 2, _CLOSE: 3}
 _CONTINUATION: Final = int(Opcode.CONTINUATION)  # comparing with an IntEnum's member costs more than the comparison
 _LAST_DATA: Final = int(Opcode.BINARY)
-_BEFORE: Final = -1  # the size of a message of which no frame has come
 
 
 class FrameRule:
@@ -85,7 +88,7 @@ class FrameRule:
 class Account:
     """One rule, as one connection uses it. `bucket` is None where the rule is no rate; `penalty_key` where it has no penalty."""
 
-    __slots__ = ("breaches", "bucket", "frame_rule", "key", "penalty_key")
+    __slots__ = ("breaches", "bucket", "frame_rule", "is_stopped", "key", "penalty_key")
 
     def __init__(self, frame_rule: FrameRule, key: bytes, bucket: TokenBucket | None, penalty_key: bytes | None = None) -> None:
         self.frame_rule = frame_rule
@@ -93,6 +96,7 @@ class Account:
         self.bucket = bucket
         self.penalty_key = penalty_key
         self.breaches: deque[float] | None = None  # when the last ones were, at most as many as close
+        self.is_stopped = False  # of a shadow: the rest of the current message would not have come
 
     def drop_or_close(self, now: float) -> Verdict:
         """What a breach of a rule that drops comes to: DROP, or CLOSE if it is one too many within the time."""
@@ -124,25 +128,39 @@ class Drops:
 
 
 class Held:
-    """The frame that waits. `ticket`: its place in all lines; `since`: seconds; `places`: the buckets in whose lines it stands."""
+    """The frame that waits. `ticket`: its place in all lines; `since`: seconds; `places`: the buckets in whose lines it stands.
 
-    __slots__ = ("is_counted", "places", "since", "ticket")
+    `wake` is called once, if its tokens are there well before `until`.
+    """
+
+    __slots__ = ("is_counted", "places", "since", "ticket", "until", "wake")
 
     def __init__(self, ticket: int, since: float) -> None:
         self.ticket = ticket
         self.since = since
         self.is_counted = False  # as delayed; a frame that only waits for an answer is not
         self.places: dict[TokenBucket, float] = {}  # -> cost
+        self.until = inf
+        self.wake: Callable[[], None] | None = None
 
     def join(self, bucket: TokenBucket, cost: float) -> None:
         if bucket not in self.places:
             self.places[bucket] = cost
-            bucket.join(self.ticket, cost)
+            bucket.join(self.ticket, cost, self._hear)
 
-    def leave(self) -> None:
-        for bucket, cost in self.places.items():
-            bucket.leave(self.ticket, cost)
-        self.places.clear()
+    def leave(self, bucket: TokenBucket) -> bool:
+        """Go out of this line. False if it stood in none."""
+        cost = self.places.pop(bucket, None)
+        if cost is None:
+            return False
+        bucket.leave(self.ticket, cost)
+        return True
+
+    def _hear(self, due: float) -> None:
+        """What somebody before it did not take is its own, and sooner."""
+        if self.wake is not None and due < self.until - SOONER:
+            wake, self.wake = self.wake, None
+            wake()
 
 
 class Meter:
@@ -159,10 +177,12 @@ class Meter:
         "_held",
         "_is_plain",
         "_is_released",
+        "_late",
         "_max_fragments",
         "_max_size",
         "_message_size",
         "_messages",
+        "_passed_at",
         "_shadows",
         "_tickets",
         "can_drop",
@@ -186,6 +206,8 @@ class Meter:
         self._fragments = 0  # frames of it
         self._tickets = count() if tickets is None else tickets
         self._held: Held | None = None
+        self._late = 0.0  # seconds, from when the last frame that waited had its tokens until it passed
+        self._passed_at = 0.0  # seconds; means something where `_late` is more than 0
         self._is_released = False
         self.can_drop = True  # False: a message that is missing would make the later ones unreadable, so that a drop closes
         self.closing: Excess | None = None  # why the last verdict was CLOSE
@@ -226,7 +248,7 @@ class Meter:
 
     def _charge_any(self, opcode: int, length: int, now: float) -> Verdict:
         """Any frame under any rules."""
-        if self._held is not None:
+        if self._held is not None or self._late:
             return self._judge(opcode, length, now)
         size, fragments = self._grown(opcode, length)
         if size > self._max_size or fragments > self._max_fragments:
@@ -248,12 +270,12 @@ class Meter:
         """Some rule seems to be broken: ask all of them, and find which one acts."""
         worst: Verdict = _PASS
         named: Account | None = None
-        hold_until = 0.0
+        hold_until = inf  # the first of them: whose tokens are there then, in its line others may be served
         is_delayed = False
         for account in self._enforced:
             verdict, due = self._ask(account, opcode, length, now)
             if verdict is _HOLD:
-                hold_until = max(hold_until, due)
+                hold_until = min(hold_until, due)
                 is_delayed = is_delayed or account.frame_rule.rule.on_excess is OnExcess.DELAY
             if _SEVERITY[verdict] > _SEVERITY[worst]:
                 worst, named = verdict, account
@@ -262,7 +284,7 @@ class Meter:
         if worst is _HOLD:
             self.hold_until = hold_until
             return self._stand_in_line(opcode, length, now) if is_delayed else _HOLD
-        self._leave_lines()
+        self._leave_lines(now)
         cost = named.frame_rule.cost(opcode, length)
         return self._drop(named, cost) if worst is _DROP else self._close(named, cost, now)
 
@@ -289,13 +311,25 @@ class Meter:
         return account.drop_or_close(now), now
 
     def _ask_to_wait(self, rule: Rule, bucket: TokenBucket, cost: float, now: float) -> tuple[Verdict, float]:
-        """PASS, HOLD until a time, or CLOSE if that would be too long. Others who were late are no reason to close one who waits."""
-        held = self._held
-        due = bucket.due(cost, now, None if held is None else held.ticket)
+        """PASS, HOLD until a time, or CLOSE if that would be too long. Others who are late are no reason to close one who waits."""
+        due = self._due(bucket, cost, now)
         if due <= now + EARLY:
             return _PASS, now
-        latest = now + rule.max_delay if held is None else held.since + rule.max_delay + LATE
-        return (_CLOSE if due > latest else _HOLD), due
+        held = self._held
+        latest = (now if held is None else held.since) + rule.max_delay + EARLY
+        if due <= latest:
+            return _HOLD, due
+        return (_CLOSE if bucket.earliest(cost, None if held is None else held.ticket) > latest else _HOLD), due
+
+    def _due(self, bucket: TokenBucket, cost: float, now: float) -> float:
+        """When the tokens of the frame that is asked about are there, or came to be there."""
+        if self._held is not None:
+            return bucket.due(cost, now, self._held.ticket)
+        return bucket.due_since(cost, now, self._since(now)) if self._late else bucket.due(cost, now)
+
+    def _since(self, now: float) -> float:
+        """When a frame that comes now would have been asked about, had nobody been late with the one before it."""
+        return now - min(LATE, self._late) if 0.0 <= now - self._passed_at <= LATE else now
 
     def _is_over(self, rule: Rule, opcode: int, length: int) -> bool:
         """Does this frame make its message larger than the rule allows, or of more fragments?"""
@@ -309,20 +343,31 @@ class Meter:
         return (0, 0) if opcode > _LAST_DATA else (length, 1)
 
     def _pass(self, opcode: int, length: int, now: float) -> Verdict:
-        """Charge all, those in whose lines the frame waited as of the moment when the last of them had its tokens."""
+        """Charge all; those that delay as of the moment when the last of them that kept the frame waiting had its tokens."""
         held = self._held
-        waited: dict[TokenBucket, float] = {}
-        then = now
-        if held is not None:
-            waited = dict(held.places)
-            dues = [bucket.due(cost, now, held.ticket) for bucket, cost in waited.items()]
-            then = min(now, max(now - LATE, *dues)) if dues else now
-            self._leave_lines()
+        dues = self._dues(opcode, length, now) if held is not None or self._late else {}
+        kept = dues.values() if held is None else [dues[bucket] for bucket in held.places]
+        then = min(now, max(now - LATE, *kept)) if kept else now
+        # Who finds all tokens there at once is not late any more.
+        self._late = now - then if kept and (held is not None or then > self._since(now)) else 0.0
+        self._passed_at = now
+        left = self._step_out()
         for account in self._enforced:
             bucket = account.bucket
             if bucket is not None and (cost := account.frame_rule.cost(opcode, length)):
-                bucket.spend_due(cost, then if bucket in waited else now)
+                bucket.spend_due(cost, min(now, max(then, dues.get(bucket, now))))
+        for bucket in left:
+            bucket.tell_first(now)
         return self._passed(opcode, length, *self._grown(opcode, length), now)
+
+    def _dues(self, opcode: int, length: int, now: float) -> dict[TokenBucket, float]:
+        """When the tokens came to be there that the frame needs of each bucket that would have delayed it."""
+        delaying = (one for one in self._enforced if one.bucket is not None and one.frame_rule.rule.on_excess is OnExcess.DELAY)
+        return {
+            one.bucket: self._due(one.bucket, cost, now)
+            for one in delaying
+            if one.bucket is not None and (cost := one.frame_rule.cost(opcode, length))
+        }
 
     def _passed(self, opcode: int, length: int, size: int, fragments: int, now: float) -> Verdict:
         if self._shadows:
@@ -335,30 +380,35 @@ class Meter:
     def _charge_shadows(self, opcode: int, length: int, now: float) -> None:
         """Count what would have happened to this frame, which passes."""
         for account in self._shadows:
-            frame_rule, bucket = account.frame_rule, account.bucket
-            if bucket is None:
-                if not self._grows_over(frame_rule.rule, opcode, length):
-                    continue
-            else:
-                cost = frame_rule.cost(opcode, length)
-                if not cost or bucket.take(cost, now) or bucket.known_at(cost, now) > now:
-                    continue  # what nobody knows yet is no breach
-                if frame_rule.rule.on_excess is OnExcess.DELAY:
-                    frame_rule.note(_CLOSE if bucket.wait(cost, now) > frame_rule.rule.max_delay else _HOLD)
-                    continue
-            closes = frame_rule.rule.on_excess is OnExcess.CLOSE or opcode == _CONTINUATION
-            frame_rule.note(_CLOSE if closes else account.drop_or_close(now))
+            if opcode == _CONTINUATION and account.is_stopped:
+                continue  # one message is one breach
+            verdict = self._ask_shadow(account, opcode, length, now)
+            if verdict is not _PASS:
+                account.frame_rule.note(verdict)
+            if opcode <= _LAST_DATA:
+                account.is_stopped = verdict is _DROP or verdict is _CLOSE
 
-    def _grows_over(self, rule: Rule, opcode: int, length: int) -> bool:
-        """As `_is_over`, but once a message."""
-        before = (self._message_size, self._fragments) if opcode == _CONTINUATION else (_BEFORE, _BEFORE)
-        return self._is_over(rule, opcode, length) and before[rule.quantity is Quantity.FRAGMENTS] <= rule.limit
+    def _ask_shadow(self, account: Account, opcode: int, length: int, now: float) -> Verdict:
+        """What one shadow rule would have said to a frame; if that is PASS, it is charged."""
+        frame_rule, bucket = account.frame_rule, account.bucket
+        rule = frame_rule.rule
+        if bucket is None:
+            if not self._is_over(rule, opcode, length):
+                return _PASS
+        else:
+            cost = frame_rule.cost(opcode, length)
+            if not cost or bucket.take(cost, now) or bucket.known_at(cost, now) > now:
+                return _PASS  # what nobody knows yet is no breach
+            if rule.on_excess is OnExcess.DELAY:
+                return _CLOSE if bucket.wait(cost, now) > rule.max_delay else _HOLD
+        return _CLOSE if rule.on_excess is OnExcess.CLOSE or opcode == _CONTINUATION else account.drop_or_close(now)
 
     def _stand_in_line(self, opcode: int, length: int, now: float) -> Verdict:
-        """Let the frame wait, in the line of each bucket that has not enough for it."""
+        """Let the frame wait, in the line of each bucket that has not enough for it, and of no other."""
         held = self._held
         if held is None:
             held = self._held = Held(next(self._tickets), now)
+        held.until = self.hold_until
         if self._is_released:
             return _HOLD  # nobody would take it out of a line again
         for account in self._enforced:
@@ -371,18 +421,26 @@ class Meter:
                 if not held.is_counted and not bucket.is_asking:
                     held.is_counted = True
                     account.frame_rule.note(_HOLD)
+            elif held.leave(bucket):
+                bucket.tell_first(now)
         return _HOLD
 
     def call_when_known(self, wake: Callable[[], None]) -> None:
         """After a verdict of HOLD: call `wake` as soon as it is worth asking again, should that be before `hold_until`."""
+        if self._held is not None:
+            self._held.wake = wake
         for account in self._enforced:
             if account.bucket is not None and account.bucket.is_asking:
                 account.bucket.call_when_known(wake)
 
-    def _leave_lines(self) -> None:
+    def _leave_lines(self, now: float) -> None:
+        for bucket in self._step_out():
+            bucket.tell_first(now)
+
+    def _step_out(self) -> list[TokenBucket]:
+        """The frame waits no more. Returns the buckets whose lines it has left, and whose first ones are to be told."""
         held, self._held = self._held, None
-        if held is not None:
-            held.leave()
+        return [] if held is None else [bucket for bucket in list(held.places) if held.leave(bucket)]
 
     def _close(self, account: Account, cost: float, now: float) -> Verdict:
         account.frame_rule.note(_CLOSE)
@@ -411,15 +469,22 @@ class Meter:
         drops, self.drops = self.drops, None
         return list(drops.values()) if drops else []
 
+    def give_up(self, now: float) -> None:
+        """The frame that is held will not be asked about again: it stands in nobody's way."""
+        self._leave_lines(now)
+
+    def penalize(self, store: Store, now: float) -> None:
+        """Keep out whom the breach that ended the connection keeps out."""
+        if self.penalty_key is not None and self.closing is not None:
+            store.penalize(self.penalty_key, self.closing.rule.penalty, now)
+
     def release(self, store: Store, now: float) -> None:
-        """Give up the buckets, which live on in the store, and keep out whom the breach that ended the connection keeps out."""
-        self._leave_lines()
+        """Give up the buckets, which live on in the store. Nothing more will be forwarded."""
+        self._leave_lines(now)
         self._is_released = True
         for account in self.accounts:
             if account.bucket is not None:
                 store.close_bucket(account.key, account.bucket)
-        if self.penalty_key is not None and self.closing is not None:
-            store.penalize(self.penalty_key, self.closing.rule.penalty, now)
 
 
 def _buckets(accounts: Sequence[Account], quantity: Quantity) -> tuple[TokenBucket, ...]:
@@ -435,6 +500,11 @@ class Meters(NamedTuple):
 
     inward: Meter | None
     outward: Meter | None
+
+    def penalize(self, store: Store, now: float) -> None:
+        for meter in self:
+            if meter is not None:
+                meter.penalize(store, now)
 
     def release(self, store: Store, now: float) -> None:
         for meter in self:

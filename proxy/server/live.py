@@ -45,7 +45,7 @@ class Live:
         self.totals.count_close(code, initiator.value)
         self.store.release(held.grant)
         if tunnel.meters is not None:
-            tunnel.meters.release(self.store, time.monotonic())
+            tunnel.meters.penalize(self.store, time.monotonic())
         if not self.log.is_due("connection ended", (held.principal.route, code, initiator.value)):
             return
         self.log.info(
@@ -64,6 +64,8 @@ class Live:
 
     def over(self, tunnel: Tunnel) -> None:
         del self.held[tunnel]
+        if tunnel.meters is not None:
+            tunnel.meters.release(self.store, time.monotonic())
         _add_traffic(self.gone, tunnel)
         # A tunnel and its halves stand in a circle, and so do what they hold: transports, walkers, the meter. It is opened here, or all
         # of it would stay until a full pass of the collector, which comes once in many thousands of tunnels.

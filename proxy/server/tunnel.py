@@ -79,10 +79,10 @@ class Ends(Protocol):
     """Who wants to know of the end of a tunnel."""
 
     def ended(self, tunnel: Tunnel, code: int, initiator: Initiator) -> None:
-        """The first sign of the end. Its seats are free from now on."""
+        """The first sign of the end. Its seats are free from now on; its frames are still forwarded, and charged."""
 
     def over(self, tunnel: Tunnel) -> None:
-        """Nothing more will be forwarded."""
+        """Nothing more will be forwarded, so its meters are free too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,11 @@ class Half(asyncio.Protocol):
             self.tunnel.attend(self, onward)
         elif onward:
             self.forward(onward)
+
+    @property
+    def is_held(self) -> bool:
+        """Does a frame from this side wait for its tokens?"""
+        return self.walker.halt is Verdict.HOLD
 
     def eof_received(self) -> bool:
         self.tunnel.gone(self)
@@ -233,6 +238,7 @@ class Tunnel:
             return False
         if client.own_pong is None:
             client.own_pong = os.urandom(PING_SIZE)
+        client.own_pings += 1
         self.client.transport.write(build_frame(Opcode.PING, client.own_pong))
         return True
 
@@ -337,6 +343,8 @@ class Tunnel:
             half.hold.cancel()
             half.hold = None
             half.resume()
+            if (meter := self._meter(half)) is not None:
+                meter.give_up(time.monotonic())
 
     def _close(self, code: int, to_client: bytes, upstream_code: int, error: bytes = b"") -> None:
         """A close of ours. `error` goes before it where a message may stand; what the sides still send goes nowhere."""

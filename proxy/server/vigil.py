@@ -4,13 +4,14 @@ Nothing is done per frame. A look compares the walkers' counters with those of t
 a quarter of the shortest time that is watched; what is due sooner (a pong, the end of a lifetime) is looked at when it is due. What
 must not happen too early is counted from the look that saw the last sign of life, so it can only come later, by one look.
 
-A reader makes progress while it takes bytes, however few: those in our buffer and those in the kernel's count together, since the
-kernel takes ours in steps of up to a megabyte. One that takes none for `slow_reader` is closed, be it the client, or a backend that
-stalls: then its client is not read either, and could leave without our noticing.
+A reader makes progress while it takes bytes, however few, and whatever is added meanwhile: TCP counts them. Elsewhere it is told from
+what waits, in our buffer and in the kernel's, and from what has come. One that takes none for `slow_reader` is closed.
 
 Our own ping goes out only when the client has been silent, and not while a ping of the backend waits for its pong: a client need
-answer only the latest (RFC 6455 §5.5.3). That ping then asks in the place of ours. Whatever the client sends is life; while we do not
-read it, it cannot be silent.
+answer only the latest (RFC 6455 §5.5.3). That ping then asks in the place of ours. What stood before it must be taken first; then
+the time to answer begins. Whatever the client sends is life; while we do not read it, it cannot be silent.
+
+Of a side that we do not read the event loop does not tell that it has gone. So the kernel is asked.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import random
+import select
+import socket
 import sys
 import termios
 from collections.abc import Iterator
@@ -38,6 +41,8 @@ SOON: Final = 0.05  # seconds from a full buffer to the look that counts from it
 SLACK: Final = 0.001  # seconds; what is due within it is due
 STALL: Final = 1.0  # seconds by which a step must be late to show that the whole process stood still
 JITTER: Final = 0.1  # of a lifetime, either way: tunnels that opened together do not end together
+
+ACKED: Final = slice(120, 128)  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked, 64 bits; Linux 4.1 and later
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,36 @@ OLD: Final = Overdue("max_lifetime", CloseCode.GOING_AWAY, CloseCode.GOING_AWAY)
 
 
 class _Backlog:
-    """Bytes that wait for a reader, and since when none of them has left (seconds of the loop)."""
+    """Bytes that wait for a reader, in our buffer and in the kernel's, and since when it has taken none (seconds of the loop).
 
-    __slots__ = ("since", "size")
+    `acked`: bytes that it has taken in all; None where the kernel does not count them.
+    """
 
-    def __init__(self, size: int, since: float) -> None:
-        self.size = size
+    __slots__ = ("acked", "buffer", "kernel", "since")
+
+    def __init__(self, buffer: int, kernel: int, acked: int | None, since: float) -> None:
+        self.buffer = buffer
+        self.kernel = kernel
+        self.acked = acked
         self.since = since
+
+    @property
+    def size(self) -> int:
+        return self.buffer + self.kernel
+
+    def taken(self, before: _Backlog, came: int) -> int:
+        """Bytes that the reader took since `before`; 0 only if it took none. `came`: bytes that were added, at least.
+
+        A Unix socket's kernel counts its queue in bytes of its own memory. So only where both buffers have something in them, and
+        neither has less than it would have without a reader, it is told that there is none.
+        """
+        if self.acked is not None and before.acked is not None:
+            return self.acked - before.acked
+        if not came:
+            return max(0, before.size - self.size)
+        if before.buffer and self.buffer >= before.buffer + came and self.kernel >= before.kernel:
+            return 0
+        return max(1, before.size + came - self.size)
 
 
 class Rounds:
@@ -140,8 +168,10 @@ class Vigil:
 
     __slots__ = (
         "_asked",
+        "_before_ping",
         "_client_backlog",
         "_client_life",
+        "_client_size",
         "_data",
         "_deadline",
         "_heard",
@@ -151,6 +181,7 @@ class Vigil:
         "_tunnel",
         "_upstream_backlog",
         "_upstream_life",
+        "_upstream_size",
     )
 
     def __init__(self, tunnel: Tunnel, rounds: Rounds) -> None:
@@ -162,9 +193,11 @@ class Vigil:
         self._latest = now + lifetime * random.uniform(1 - JITTER, 1 + JITTER) if lifetime else inf  # when the lifetime is over
         self._heard = now  # when the client was last known to be there
         self._asked = inf  # when it was asked whether it is; inf: not since it was heard
+        self._before_ping = 0  # bytes that it has to take before it can know that it is asked
         # When data last came, of either side; inf: nobody wants to know.
         self._last_data = now if rounds.patience.idle_timeout else inf
-        self._client_life = self._upstream_life = self._data = 0  # the walkers' counters, as the last look saw them
+        # The walkers' counters, as the last look saw them.
+        self._client_life = self._upstream_life = self._data = self._client_size = self._upstream_size = 0
         self._client_backlog: _Backlog | None = None
         self._upstream_backlog: _Backlog | None = None
 
@@ -197,6 +230,10 @@ class Vigil:
     def look(self) -> None:
         """End the tunnel if something is overdue, ask the client if it is silent, and look again when the next thing can be due."""
         self._forget()
+        for half in (self._tunnel.client, self._tunnel.upstream):
+            if half.paused and _has_left(half.transport, for_good=half is self._tunnel.upstream or not half.is_held):
+                self._tunnel.gone(half)
+                return
         now = self._rounds.wheel.time()
         self._compare(now)
         due, overdue = min(self._dues(), key=_first)
@@ -205,6 +242,7 @@ class Vigil:
             return
         if self._asked == inf and self._is_silent(now) and self._tunnel.ask():
             self._asked = now
+            self._before_ping = self._client_backlog.size if self._client_backlog is not None else 0
             due = min(due, now + self._rounds.patience.ping_timeout)
         self._look_also_at(due, now)
 
@@ -223,10 +261,17 @@ class Vigil:
         client, upstream = self._tunnel.client, self._tunnel.upstream
         client_data, upstream_data = _data(client.walker), _data(upstream.walker)
         client_life, upstream_life = client_data + client.walker.controls, upstream_data + upstream.walker.controls
-        self._client_backlog = _backlog(client.transport, self._client_backlog, now, came=upstream_life != self._upstream_life)
-        self._upstream_backlog = _backlog(upstream.transport, self._upstream_backlog, now, came=client_life != self._client_life)
+        client_size, upstream_size = client.walker.least_size, upstream.walker.least_size
+        before = self._client_backlog
+        self._client_backlog = _backlog(client.transport, before, now, upstream_size - self._upstream_size)
+        self._upstream_backlog = _backlog(upstream.transport, self._upstream_backlog, now, client_size - self._client_size)
+        if self._before_ping:
+            taken = _taken(self._client_backlog, before, upstream_size - self._upstream_size)
+            self._before_ping = max(0, self._before_ping - taken)
+            self._asked = now
+        self._client_size, self._upstream_size = client_size, upstream_size
         if client.paused or client_life != self._client_life:
-            self._heard, self._asked = now, inf
+            self._heard, self._asked, self._before_ping = now, inf, 0
         if self._last_data != inf and (client.paused or upstream.paused or client_data + upstream_data != self._data):
             self._last_data = now
         self._client_life, self._upstream_life, self._data = client_life, upstream_life, client_data + upstream_data
@@ -243,9 +288,9 @@ class Vigil:
             yield self._upstream_backlog.since + patience.slow_reader, SLOW_UPSTREAM
 
     def _is_silent(self, now: float) -> bool:
-        """Has the client got all that was for it, and said nothing for long? Looks are whole periods apart but for a tick."""
+        """Has the client said nothing for long? Looks are whole periods apart but for a tick."""
         interval = self._rounds.patience.ping_interval
-        return bool(interval) and self._client_backlog is None and self._heard + interval <= now + TICK
+        return bool(interval) and self._heard + interval <= now + TICK
 
 
 def _first(one: tuple[float, Overdue]) -> float:
@@ -257,20 +302,59 @@ def _data(walker: FrameWalker) -> int:
     return walker.messages + walker.received_bytes
 
 
-def _backlog(transport: asyncio.Transport, before: _Backlog | None, now: float, *, came: bool) -> _Backlog | None:
-    """What waits for a reader. `came`: something was added since `before`, so that the size tells nothing."""
-    size = transport.get_write_buffer_size() + _with_kernel(transport)
-    if not size:
+def _backlog(transport: asyncio.Transport, before: _Backlog | None, now: float, came: int) -> _Backlog | None:
+    """What waits for a reader. `came`: bytes that were added since `before`, at least."""
+    buffer, kernel = transport.get_write_buffer_size(), _with_kernel(transport)
+    if not buffer + kernel:
         return None
-    return before if before is not None and size == before.size and not came else _Backlog(size, now)
+    found = _Backlog(buffer, kernel, _acked(transport), now)
+    if before is not None and not found.taken(before, came):
+        found.since = before.since
+    return found
+
+
+def _taken(backlog: _Backlog | None, before: _Backlog | None, came: int) -> int:
+    """Bytes that a reader took, of which all if none are left; at least."""
+    if before is None:
+        return 0
+    return before.size if backlog is None else backlog.taken(before, came)
+
+
+def _socket(transport: asyncio.Transport) -> socket.socket | None:
+    return None if transport.is_closing() else transport.get_extra_info("socket")
 
 
 def _with_kernel(transport: asyncio.Transport) -> int:
     """Bytes that the kernel holds because the peer has not taken them: tcp(7), SIOCOUTQ; unix(7). 0 where it does not tell."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or transport.is_closing():
+    sock = _socket(transport)
+    if sock is None:
         return 0
     try:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
+
+
+def _acked(transport: asyncio.Transport) -> int | None:
+    """Bytes that the peer's kernel has taken so far: tcp(7), TCP_INFO. None where ours does not tell, as of a Unix socket."""
+    sock = _socket(transport)
+    if sock is None:
+        return None
+    try:
+        acked = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKED.stop)[ACKED]
+    except OSError:
+        return None
+    return int.from_bytes(acked, sys.byteorder) if len(acked) == ACKED.stop - ACKED.start else None
+
+
+def _has_left(transport: asyncio.Transport, *, for_good: bool) -> bool:
+    """Is the connection lost, or else, unless it must be lost `for_good`, will the peer send nothing more? poll(2).
+
+    Of a Unix socket both look alike: what the peer sent before it closed may still be unread, so nobody knows that it is lost for good.
+    """
+    sock = _socket(transport)
+    if sock is None or sock.fileno() < 0 or (for_good and sock.family == socket.AF_UNIX):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), 0 if for_good else select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -155,6 +155,7 @@ class FrameWalker:
         "halt",
         "message_end",
         "messages",
+        "own_pings",
         "own_pong",
         "payload_bytes",
         "ping_or_pong_at",
@@ -195,11 +196,17 @@ class FrameWalker:
         self.controls = 0  # control frames that came, but Close, whatever became of them
         self.ping_or_pong_at = 0.0  # seconds: when the last ping of a server, or the last pong of a client, came; 0: never
         self.own_pong: bytes | None = None  # payload of the pongs that answer pings of ours: they are not forwarded
+        self.own_pings = 0  # pings of ours that are not answered: so many of these pongs are not judged either
 
     @property
     def received_bytes(self) -> int:
         """Payload bytes of data frames that have come, whatever became of them. What a header only announces does not count."""
         return self.payload_bytes - self._remaining if self._data else self.payload_bytes
+
+    @property
+    def least_size(self) -> int:
+        """Bytes that have come, at least: headers of continuations, long ones, and the payloads of control frames are not counted."""
+        return self.received_bytes + self._overhead * (self.messages + self.controls)
 
     @property
     def in_frame(self) -> bool:
@@ -358,6 +365,13 @@ class FrameWalker:
                     if size < end:
                         break
                     if self._payload(data, end, length) == self.own_pong:
+                        if self.own_pings:
+                            self.own_pings -= 1
+                        elif judge is not None and (verdict := judge(first, length, now)):
+                            self.attention = True
+                            if verdict is not _DROP:
+                                self.halt = verdict
+                                break
                         self._note_control(opcode, now)
                         if position > run:
                             pieces.append(data[run:position])
@@ -381,6 +395,8 @@ class FrameWalker:
                     message = _NONE
                 elif opcode:
                     message = _DROPPING if skipping else _PASSING
+            elif skipping and not mask_bit:
+                self.controls += 1  # a ping that the client never gets asks it nothing
             else:
                 self._note_control(opcode, now)
             if skipping:

@@ -138,6 +138,25 @@ async def test_messages_after_a_flood_stay_readable(talker: Talker, server_of: S
         assert_compressed(heard)
 
 
+@pytest.mark.parametrize("server_of", SERVERS)
+@pytest.mark.parametrize("talker", TALKERS)
+async def test_what_the_server_says_between_dropped_messages_stays_readable(talker: Talker, server_of: ServerOf) -> None:
+    messages, small = game()
+    rule = f"rules: [{{name: out, per: user, bytes: 1MiB/s, burst: {2 * SMALL}, direction: out, on_excess: drop}}]\n"
+    async with server_of() as server, running(rule, upstream=server.url) as gate:
+        heard = await talker(gate.ws("/echo"), messages, 0.1)
+        texts = [text for text in heard.texts if "error" not in text]
+        # Those that are too large for the bucket, and such as came when it was empty: the more are missing, the better.
+        places = [small.index(text) for text in texts]
+        assert places == sorted(set(places))
+        assert len(texts) >= 5
+        assert any("byte_rate_limit_exceeded" in text for text in heard.texts)
+        assert heard.extensions.startswith("permessage-deflate")
+        samples = await gate.scrape()
+        assert samples['wsgate_breaches_total{action="drop",mode="enforce",rule="out"}'] == len(messages) - len(texts)
+        assert samples['wsgate_bytes_total{direction="out"}'] < 0.9 * sum(map(len, messages))
+
+
 def assert_compressed(heard: Heard) -> None:
     assert heard.extensions.startswith("permessage-deflate")
     assert "client_no_context_takeover" in heard.extensions

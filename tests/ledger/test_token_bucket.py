@@ -312,6 +312,46 @@ class TestLine:
         bucket.leave(1, 1)
         assert bucket.due(1, NOW + 100, 2) == NOW + 1
 
+    def test_who_would_have_come_before_has_what_a_full_bucket_could_not_keep(self) -> None:
+        bucket = TokenBucket(4, 1, NOW)
+        assert bucket.take(1, NOW)
+        assert bucket.due_since(1, NOW + 1, NOW) == NOW + 0.25
+        assert bucket.due_since(1, NOW + 1, NOW + 0.125) == NOW + 0.25
+        assert bucket.due_since(1, NOW + 1, NOW + 0.5) == NOW + 0.5
+        bucket.spend_due(1, NOW + 0.25)
+        assert bucket.due_since(1, NOW + 1, NOW + 0.25) == NOW + 0.5
+        bucket.join(1, 1)
+        assert bucket.due_since(1, NOW + 1, NOW + 0.25) == bucket.due(1, NOW + 1) == NOW + 1.25  # that is another's
+        assert bucket.due_since(2, NOW + 1, NOW + 0.25) == inf
+
+    def test_what_is_spent_as_of_before_the_last_spending_is_spent_as_of_that(self) -> None:
+        bucket = TokenBucket(4, 4, NOW)
+        assert bucket.take(2, NOW + 1)
+        bucket.spend_due(1, NOW + 0.5)
+        assert (bucket.level, bucket.stamp) == (1, NOW + 1)
+
+    def test_at_best_all_who_are_before_take_theirs_in_time(self) -> None:
+        bucket = TokenBucket(1, 1, NOW)
+        assert bucket.take(1, NOW)
+        bucket.join(1, 1)
+        bucket.join(2, 1)
+        assert [bucket.earliest(1, ticket) for ticket in (1, 2, None)] == [NOW + 1, NOW + 2, NOW + 3]
+        assert bucket.due(1, NOW + 5, 2) == NOW + 6
+        assert bucket.earliest(2) == TokenBucket(0, 1, NOW).earliest(1) == inf
+
+    def test_who_is_the_first_now_is_told_when_its_tokens_are_there(self) -> None:
+        bucket = TokenBucket(1, 8, NOW)
+        assert bucket.take(8, NOW)
+        bucket.tell_first(NOW)
+        told: list[float] = []
+        bucket.join(1, 8)
+        bucket.join(2, 2, told.append)
+        bucket.tell_first(NOW)
+        assert told == []
+        bucket.leave(1, 8)
+        bucket.tell_first(NOW)
+        assert told == [NOW + 2]
+
     def test_who_leaves_is_owed_nothing_any_more(self) -> None:
         bucket = TokenBucket(1, 2, NOW)
         for ticket in (1, 2, 3):

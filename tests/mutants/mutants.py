@@ -627,6 +627,7 @@ PENALTIES = "proxy/ledger/penalties.py"
 MEMORY_STORE = "proxy/ledger/memory_store.py"
 ADMISSION = "proxy/policy/admission.py"
 METER = "proxy/policy/meter.py"
+LIVE_FILE = "proxy/server/live.py"
 NOTICES = "proxy/policy/notices.py"
 IDENTITY = "proxy/policy/identity.py"
 ROUTES = "proxy/policy/routes.py"
@@ -706,8 +707,8 @@ LEDGER = (
     Mutant(
         "bucket_rate_of_0_divides_by_zero",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
-        "if cost > self.burst + 1:\n            return inf\n        return",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return (cost",
+        "if cost > self.burst + 1:\n            return inf\n        return (cost",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
@@ -720,8 +721,8 @@ LEDGER = (
     Mutant(
         "bucket_waits_for_a_cost_above_its_burst",
         BUCKET,
-        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return",
-        "if self.rate <= 0:\n            return inf\n        return",
+        "if cost > self.burst or self.rate <= 0:\n            return inf\n        return (cost",
+        "if self.rate <= 0:\n            return inf\n        return (cost",
         ("tests/ledger/test_token_bucket.py::TestNever",),
     ),
     Mutant(
@@ -731,10 +732,34 @@ LEDGER = (
         "return (cost + self.owed - self.level) / self.rate",
         ("tests/ledger/test_token_bucket.py::TestWait",),
     ),
+    Mutant(
+        "line_beyond_what_the_bucket_keeps_for_others",
+        BUCKET,
+        "if self.owed + cost > self.burst or self.rate",
+        "if cost > self.burst or self.rate",
+        LINE,
+    ),
+    Mutant(
+        "late_newcomer_loses_to_a_full_bucket",
+        BUCKET,
+        "self.level + (start - self.stamp) * self.rate)",
+        "self.level + (now - self.stamp) * self.rate)",
+        LINE,
+    ),
+    Mutant("spending_as_of_before_the_last_one_gives_tokens", BUCKET, "        when = max(when, self.stamp)\n", "", LINE),
+    Mutant("first_in_line_not_told", BUCKET, "            if hear is not None:\n", "            if False:\n", LINE),
     Mutant("line_overtaken_by_who_comes_later", BUCKET, "return level - self.owed >= cost", "return level >= cost", LINE),
-    Mutant("line_in_the_order_of_coming", BUCKET, "insort(self.line, (ticket, cost))", "self.line.append((ticket, cost))", LINE),
-    Mutant("line_of_which_each_thinks_to_be_first", BUCKET, "else self._ahead(ticket))", "else 0.0)", LINE),
-    Mutant("line_of_which_each_thinks_to_be_last", BUCKET, "self.owed if ticket is None else", "self.owed if True else", LINE),
+    Mutant(
+        "line_in_the_order_of_coming", BUCKET, "insort(self.line, (ticket, cost, hear))", "self.line.append((ticket, cost, hear))", LINE
+    ),
+    Mutant("line_of_which_each_thinks_to_be_first", BUCKET, "else self._ahead(ticket))\n", "else 0.0)\n", LINE),
+    Mutant(
+        "line_of_which_each_thinks_to_be_last",
+        BUCKET,
+        "cost + (self.owed if ticket is None else self._ahead(ticket))\n",
+        "cost + self.owed\n",
+        LINE,
+    ),
     Mutant("line_due_now_where_it_was_due_before", BUCKET, "return min(now, self.stamp +", "return max(now, self.stamp +", LINE),
     Mutant("line_owes_to_who_has_left", BUCKET, "        self.owed = self.owed - cost if line else 0.0\n", "", LINE),
     Mutant("line_owes_what_rounding_left", BUCKET, "self.owed - cost if line else 0.0", "self.owed - cost", LINE),
@@ -1088,25 +1113,38 @@ METERS = (
         "self._enforced = tuple(accounts)",
         SHADOW,
     ),
-    Mutant("meter_shadow_size_counts_each_frame", METER, " and before[rule.quantity is Quantity.FRAGMENTS] <= rule.limit", "", SHADOW),
+    Mutant("meter_shadow_counts_each_frame", METER, "if opcode == _CONTINUATION and account.is_stopped:", "if False:", SHADOW),
+    Mutant(
+        "meter_shadow_stops_for_ever",
+        METER,
+        "account.is_stopped = verdict is _DROP or verdict is _CLOSE",
+        "account.is_stopped = account.is_stopped or verdict is _DROP",
+        (*SHADOW, "tests/policy/test_meter_model.py"),
+    ),
     Mutant(
         "meter_shadow_delay_always_a_delay",
         METER,
-        "_CLOSE if bucket.wait(cost, now) > frame_rule.rule.max_delay else _HOLD",
+        "_CLOSE if bucket.wait(cost, now) > rule.max_delay else _HOLD",
         "_HOLD",
         DELAY,
     ),
     Mutant("meter_cost_of_bytes_is_one", METER, "                return length\n", "                return ONE\n", BYTES),
-    Mutant("meter_waits_without_end", METER, "return (_CLOSE if due > latest else _HOLD), due", "return _HOLD, due", DELAY),
+    Mutant(
+        "meter_waits_without_end",
+        METER,
+        "return (_CLOSE if bucket.earliest(cost, None if held is None else held.ticket) > latest else _HOLD), due",
+        "return _HOLD, due",
+        DELAY,
+    ),
     Mutant(
         "meter_wait_bounds_the_backlog",
         METER,
-        "held.since + rule.max_delay + LATE",
-        "held.since",
+        "else held.since) + rule.max_delay + EARLY",
+        "else held.since)",
         (*DELAY, "tests/policy/test_meter_model.py"),
     ),
-    Mutant("meter_late_loses", METER, "then if bucket in waited else now", "now", DELAY),
-    Mutant("meter_late_without_bound", METER, "max(now - LATE, *dues)", "max(dues)", (*DELAY, "tests/policy/test_meter_model.py")),
+    Mutant("meter_late_loses", METER, "min(now, max(then, dues.get(bucket, now)))", "now", DELAY),
+    Mutant("meter_late_without_bound", METER, "max(now - LATE, *kept)", "max(kept)", (*DELAY, "tests/policy/test_meter_model.py")),
     Mutant(
         "meter_delay_counted_at_each_ask",
         METER,
@@ -1114,13 +1152,75 @@ METERS = (
         "if not bucket.is_asking:",
         DELAY,
     ),
+    Mutant("meter_keeps_its_place_in_all_lines", METER, "            elif held.leave(bucket):\n", "            elif False:\n", DELAY),
+    Mutant("meter_asks_when_the_last_bucket_is_ready", METER, "hold_until = min(hold_until, due)", "hold_until = due", DELAY),
+    Mutant(
+        "meter_who_is_behind_is_not_told",
+        METER,
+        "        for bucket in self._step_out():\n            bucket.tell_first(now)\n",
+        "        self._step_out()\n",
+        DELAY,
+    ),
+    Mutant(
+        "meter_who_is_behind_one_that_passed_is_not_told",
+        METER,
+        "        for bucket in left:\n            bucket.tell_first(now)\n",
+        "",
+        DELAY,
+    ),
+    Mutant(
+        "meter_who_steps_out_tells_nobody",
+        METER,
+        "            elif held.leave(bucket):\n                bucket.tell_first(now)\n",
+        "            else:\n                held.leave(bucket)\n",
+        DELAY,
+    ),
+    Mutant("meter_wakes_whoever_is_first", METER, "due < self.until - SOONER", "True", DELAY),
+    Mutant(
+        "meter_late_of_others_closes",
+        METER,
+        "        if due <= latest:\n            return _HOLD, due\n        return (_CLOSE if bucket.earliest(cost, None if held is None else held.ticket) > latest else _HOLD), due",
+        "        return (_CLOSE if due > latest else _HOLD), due",
+        DELAY,
+    ),
+    Mutant("meter_backlog_loses_what_is_late", METER, "self._held is not None or self._late:", "self._held is not None:", DELAY),
+    Mutant(
+        "meter_pause_of_the_client_is_lateness",
+        METER,
+        "return now - min(LATE, self._late) if 0.0 <=",
+        "return self._passed_at - min(LATE, self._late) if 0.0 <=",
+        DELAY,
+    ),
+    Mutant(
+        "meter_late_is_never_forgotten",
+        METER,
+        "if 0.0 <= now - self._passed_at <= LATE else now",
+        "if 0.0 <= now - self._passed_at else now",
+        (*DELAY, "tests/policy/test_meter_model.py"),
+    ),
+    Mutant(
+        "meter_ends_its_own_penalty",
+        LIVE_FILE,
+        "            tunnel.meters.penalize(self.store, time.monotonic())\n",
+        "            pass\n",
+        ("tests/limits/test_exactness.py::test_an_unknown_client_stays_out_by_its_address",),
+    ),
+    Mutant(
+        "meter_released_at_the_first_sign_of_the_end",
+        LIVE_FILE,
+        "            tunnel.meters.penalize(self.store, time.monotonic())\n",
+        "            tunnel.meters.penalize(self.store, time.monotonic())\n            tunnel.meters.release(self.store, time.monotonic())\n            tunnel.meters = None\n",
+        ("tests/server/test_tunnel.py::test_frames_of_a_tunnel_that_ends_are_charged_to_the_key_all_the_same",),
+    ),
     Mutant("meter_stands_in_every_line", METER, "if cost and bucket.due(cost, now, held.ticket) > now + EARLY:", "if cost:", DELAY),
     Mutant("meter_a_ghost_in_the_line", METER, "        self._is_released = True\n", "", DELAY),
-    Mutant("meter_who_is_dropped_stays_in_line", METER, "        self._leave_lines()\n        cost = named", "        cost = named", DELAY),
+    Mutant(
+        "meter_who_is_dropped_stays_in_line", METER, "        self._leave_lines(now)\n        cost = named", "        cost = named", DELAY
+    ),
     Mutant(
         "meter_who_leaves_stays_in_line",
         METER,
-        "        self._leave_lines()\n        self._is_released",
+        "        self._leave_lines(now)\n        self._is_released",
         "        self._is_released",
         DELAY,
     ),
@@ -2011,6 +2111,7 @@ SHARED = (
 VIGIL = "proxy/server/vigil.py"
 OWN_PONG = ("tests/wire/test_frames.py::TestOwnPong",)
 VIGILS = "tests/server/test_vigil.py::"
+SERVER_TUNNEL = "tests/server/test_tunnel.py::"
 IS_LIFE = (f"{VIGILS}test_whatever_comes_is_life",)
 IN_THE_PLACE = (f"{VIGILS}test_a_ping_of_the_backend_asks_in_the_place_of_ours",)
 TAKES_NOTHING = (f"{VIGILS}test_a_side_that_takes_nothing_is_closed",)
@@ -2064,36 +2165,91 @@ PATIENCE = (
         (f"{VIGILS}test_while_we_do_not_read_a_client_it_cannot_be_silent",),
     ),
     Mutant(
-        "ping_behind_what_still_waits",
+        "backlog_is_no_answer",
         VIGIL,
-        "self._client_backlog is None and self._heard",
-        "self._heard",
-        (f"{VIGILS}test_a_client_that_still_takes_what_was_sent_is_not_asked",),
+        "            self._before_ping = max(0, self._before_ping - taken)\n            self._asked = now\n",
+        "            pass\n",
+        (f"{VIGILS}test_a_client_that_still_takes_what_stood_before_a_ping_has_not_failed_to_answer_it",),
+    ),
+    Mutant(
+        "backlog_suppresses_the_ping",
+        VIGIL,
+        "max(0, self._before_ping - taken)",
+        "self._before_ping",
+        (f"{VIGILS}test_a_backlog_that_never_ends_does_not_hide_a_client_that_does_not_answer",),
+    ),
+    Mutant(
+        "dropped_ping_asks",
+        FRAMES,
+        "            elif skipping and not mask_bit:\n",
+        "            elif False:\n",
+        ("tests/wire/test_frames.py::test_a_ping_that_was_dropped_has_asked_nobody",),
+    ),
+    Mutant(
+        "own_pongs_always_free", FRAMES, "                            self.own_pings -= 1\n", "                            pass\n", OWN_PONG
+    ),
+    Mutant(
+        "own_pong_too_many_forgotten",
+        FRAMES,
+        "                        elif judge is not None and (verdict := judge(first, length, now)):\n                            self.attention",
+        "                        elif False:\n                            self.attention",
+        OWN_PONG,
+    ),
+    Mutant(
+        "own_pings_not_counted",
+        TUNNEL,
+        "        client.own_pings += 1\n",
+        "",
+        (f"{SERVER_TUNNEL}test_copies_of_the_pong_to_our_ping_are_control_frames_like_any",),
+    ),
+    Mutant(
+        "who_left_unread_is_kept",
+        VIGIL,
+        "                self._tunnel.gone(half)\n                return\n",
+        "                pass\n",
+        (f"{VIGILS}test_a_client_that_leaves_while_its_frame_waits_gives_its_seat_back",),
+    ),
+    Mutant(
+        "end_of_a_backend_cuts_what_it_sent",
+        VIGIL,
+        "or (for_good and sock.family == socket.AF_UNIX)",
+        "",
+        (f"{VIGILS}test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client",),
+    ),
+    Mutant(
+        "acknowledged_bytes_not_seen",
+        VIGIL,
+        "        if self.acked is not None and before.acked is not None:\n",
+        "        if False:\n",
+        (
+            "tests/server/test_vigil.py::test_a_client_that_takes_nothing_is_closed_though_messages_trickle_in",
+            "tests/limits/test_patience.py::test_a_client_that_reads_slowly_lives_and_gets_every_byte",
+        ),
     ),
     Mutant(
         "life_does_not_answer_the_ping",
         VIGIL,
-        "self._heard, self._asked = now, inf",
+        "self._heard, self._asked, self._before_ping = now, inf, 0",
         "self._heard = now",
         (f"{VIGILS}test_whatever_comes_answers_a_ping",),
     ),
     # slow readers
     Mutant("stalled_backend_not_seen", VIGIL, "if self._upstream_backlog is not None:", "if False:", TAKES_NOTHING),
     Mutant("stalled_client_not_seen", VIGIL, "        if self._client_backlog is not None:\n", "        if False:\n", TAKES_NOTHING),
-    Mutant("progress_is_an_empty_buffer", VIGIL, " and size == before.size", "", A_BYTE_NOW_AND_THEN),
+    Mutant("progress_is_an_empty_buffer", VIGIL, "return max(0, before.size - self.size)", "return 0", A_BYTE_NOW_AND_THEN),
     Mutant(
         "frames_that_come_hide_progress",
         VIGIL,
-        " and not came else",
-        " else",
+        "        if not came:\n",
+        "        if True:\n",
         (f"{VIGILS}test_a_buffer_that_grows_while_frames_come_is_not_judged_before_they_end",),
     ),
     Mutant(
         "progress_of_the_kernel_not_seen",
         VIGIL,
-        "transport.get_write_buffer_size() + _with_kernel(transport)",
-        "transport.get_write_buffer_size()",
-        ("tests/limits/test_patience.py::test_a_client_that_reads_slowly_lives_and_gets_every_byte",),
+        "transport.get_write_buffer_size(), _with_kernel(transport)",
+        "transport.get_write_buffer_size(), 0",
+        (f"{VIGILS}test_a_client_that_takes_nothing_is_closed_though_messages_trickle_in",),
     ),
     Mutant(
         "full_buffer_waits_for_the_next_round",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -16,7 +18,7 @@ from proxy.ledger.store import Denial
 from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import AdmissionRules
 from proxy.policy.identity import Principal
-from proxy.policy.meter import NO_LIMIT, Account, FrameRule, Meter, MeterRules, Meters
+from proxy.policy.meter import EARLY, LATE, NO_LIMIT, Account, FrameRule, Meter, MeterRules, Meters
 from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
@@ -449,6 +451,20 @@ class TestFragments:
             assert [meter.charge(first, 0, NOW) for first in (FIRST, *[MIDDLE] * 9, CONTINUATION)] == [PASS] * 11
         assert gate.totals() == {"rule": (0, 2)}
 
+    @pytest.mark.parametrize("shadow", [True, False])
+    def test_a_message_that_a_shadow_would_have_dropped_counts_as_enforcement_counts_it(self, shadow: bool) -> None:
+        gate = Gate(rule(BYTES, USER, limit=1, burst=4, on_excess=OnExcess.DROP, shadow=shadow))
+        walker = FrameWalker(masked=True, judge=gate.meter().charge)
+        stream = b"".join(bytes([first]) + build_frame(Opcode.TEXT, b"12345", MASK)[1:] for first in (FIRST, MIDDLE, MIDDLE, CONTINUATION))
+        walker.receive_data(stream + stream + build_frame(Opcode.TEXT, b"1234", MASK), NOW)
+        assert gate.totals() == {"rule": (2, 0)}
+
+    def test_a_message_that_a_shadow_would_have_closed_for_counts_once(self) -> None:
+        gate = Gate(rule(BYTES, USER, limit=1, burst=4, on_excess=OnExcess.CLOSE, shadow=True))
+        meter = gate.meter()
+        assert [meter.charge(first, 3, NOW) for first in (FIRST, MIDDLE, PING, MIDDLE, CONTINUATION, TEXT)] == [PASS] * 6
+        assert gate.totals() == {"rule": (0, 3)}  # in the message, for the ping, and for the next one
+
 
 class TestDelay:
     def test_the_frame_waits_until_its_tokens_are_there_and_is_charged_when_it_passes(self) -> None:
@@ -466,10 +482,73 @@ class TestDelay:
         meter = Gate(rule(MESSAGES, USER, limit=16, burst=1, on_excess=OnExcess.DELAY)).meter()
         assert messages(meter, 2) == [PASS, HOLD]  # until 1/16
         late = NOW + 3 / 16
-        assert messages(meter, 3, late) == [PASS, PASS, HOLD]  # the one of 1/16, and of what came since no more than the bucket holds
-        later = meter.hold_until + 0.25  # so late, that the bucket filled while nobody asked
-        assert messages(meter, 4, later) == [PASS, PASS, HOLD, HOLD]
+        assert messages(meter, 4, late) == [PASS, PASS, PASS, HOLD]  # those of 1/16, 2/16 and 3/16
+        assert meter.hold_until == NOW + 4 / 16
+        later = meter.hold_until + 0.25  # so late, that half of it is forfeit
+        assert messages(meter, 4, later) == [PASS, PASS, PASS, HOLD]
         assert meter.hold_until == later + 1 / 16
+
+    @pytest.mark.parametrize(("rate", "late"), [(2000, 0.001), (2000, 0.01), (100, 0.02), (100, 0.05), (100, 0.1), (16, 0.125)])
+    def test_a_backlog_passes_at_the_rate_however_late_it_is_asked_about(self, rate: float, late: float) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=rate, burst=1, on_excess=OnExcess.DELAY)).meter()
+        now, passed = NOW, 0
+        while passed < 2 * rate + 1:
+            if meter.charge(TEXT, 5, now) is PASS:
+                passed += 1
+            else:
+                now = meter.hold_until + late
+        assert 2 - EARLY <= now - NOW <= 2 + 2 * late
+
+    def test_a_backlog_that_is_read_in_several_turns_loses_nothing_either(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=1000, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 60, NOW + 0.1) == [PASS] * 60
+        assert messages(meter, 41, NOW + 0.1005) == [PASS] * 40 + [HOLD]
+
+    def test_rules_of_which_one_holds_more_lose_nothing_by_waking_late(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=64, burst=1, on_excess=OnExcess.DELAY, name="user"),
+            rule(MESSAGES, IP, limit=64, burst=3, on_excess=OnExcess.DELAY, name="ip"),
+        )
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 9, NOW + 8 / 64) == [PASS] * 8 + [HOLD]
+
+    def test_a_pause_of_the_client_gives_it_no_more_than_the_burst(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=128, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, NOW + 1.5 / 128) == [PASS]  # half a message late
+        assert messages(meter, 2, NOW + 15 / 128) == [PASS, HOLD]
+        meter = Gate(rule(MESSAGES, USER, limit=128, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, NOW + 3.5 / 128) == [PASS]  # more than two messages late
+        assert messages(meter, 2, NOW + 150) == [PASS, HOLD]
+
+    def test_of_a_time_beyond_an_eighth_of_a_second_nothing_is_left(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=32, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 6, NOW + 1) == [PASS] * 5 + [HOLD]
+
+    def test_in_any_window_no_more_comes_through_than_the_burst_and_the_rate_of_it_and_of_an_eighth_of_a_second(self) -> None:
+        choose = random.Random(5)
+        meter = Gate(rule(MESSAGES, USER, limit=64, burst=2, on_excess=OnExcess.DELAY)).meter()
+        now, passed = NOW, []
+        for _ in range(3000):
+            if meter.charge(TEXT, 5, now) is PASS:
+                passed.append(now)
+                now += choose.choice([0, 0, 0, 0.01, 0.1])
+            else:
+                now = max(now, meter.hold_until) + choose.choice([0, 0.001, 0.03, 0.12, 0.5])
+        for first in range(len(passed)):
+            for last in range(first, min(first + 100, len(passed))):
+                assert last - first + 1 <= 2 + 64 * (passed[last] - passed[first] + LATE) + EARLY
+
+    def test_a_clock_that_steps_back_behind_a_late_frame_makes_nobody_wait(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=16, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, NOW + 1.5 / 16) == [PASS]
+        assert meter.charge(TEXT, 5, NOW - 100) is HOLD
+        assert meter.hold_until <= NOW - 100 + 1 / 16
 
     def test_nothing_is_lost_by_waking_late(self) -> None:
         meter = Gate(rule(MESSAGES, USER, limit=16, burst=1, on_excess=OnExcess.DELAY)).meter()
@@ -537,6 +616,101 @@ class TestDelay:
         assert (ann.hold_until, cat.hold_until) == (NOW + 3.75, NOW + 6.25)
         assert ann.charge(TEXT, 40, NOW + 3.75) is PASS
         assert cat.charge(TEXT, 20, NOW + 6.25) is PASS
+
+    def test_who_waits_for_one_bucket_keeps_nobody_from_another(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, ROOM, limit=128, burst=1, on_excess=OnExcess.DELAY, name="all"),
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="user"),
+        )
+        ann, bob = gate.meter(), gate.meter(beside(USER))
+        assert messages(ann, 2) == [PASS, HOLD]  # at first for both
+        assert ann.hold_until == NOW + 1 / 128
+        woken: list[str] = []
+        ann.call_when_known(lambda: woken.append("ann"))
+        assert bob.charge(TEXT, 5, NOW) is HOLD
+        bob.call_when_known(lambda: woken.append("bob"))
+        assert ann.charge(TEXT, 5, NOW + 1 / 128) is HOLD  # her own token is not there for a second
+        assert woken == ["bob"]
+        assert bob.charge(TEXT, 5, NOW + 1 / 128) is PASS
+        cat = gate.meter(replace(ANN, user=b"cat"))
+        assert cat.charge(TEXT, 5, NOW + 2 / 128) is PASS
+        dan = gate.meter(replace(ANN, user=b"dan"))
+        assert dan.charge(TEXT, 5, NOW + 1 - 1 / 256) is PASS
+        assert ann.charge(TEXT, 5, NOW + 1) is HOLD  # now all have no token left, and she is in line again
+        eve = gate.meter(replace(ANN, user=b"eve"))
+        assert eve.charge(TEXT, 5, NOW + 1) is HOLD
+        assert (ann.hold_until, eve.hold_until) == (NOW + 1 + 1 / 256, NOW + 1 + 3 / 256)
+        assert ann.charge(TEXT, 5, NOW + 1 + 1 / 256) is PASS
+
+    def test_who_comes_back_into_a_line_is_before_those_who_began_to_wait_later(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, ROOM, limit=8, burst=1, on_excess=OnExcess.DELAY, name="all"),
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="user"),
+        )
+        ann, bob, cat = gate.meter(), gate.meter(beside(USER)), gate.meter(replace(ANN, user=b"cat"))
+        assert messages(ann, 2) == [PASS, HOLD]
+        assert ann.charge(TEXT, 5, NOW + 1 / 8) is HOLD
+        assert bob.charge(TEXT, 5, NOW + 1) is PASS
+        assert cat.charge(TEXT, 5, NOW + 1) is HOLD
+        assert ann.charge(TEXT, 5, NOW + 1) is HOLD
+        assert cat.charge(TEXT, 5, NOW + 9 / 8) is HOLD
+        assert ann.charge(TEXT, 5, NOW + 9 / 8) is PASS
+        assert cat.charge(TEXT, 5, NOW + 10 / 8) is PASS
+
+    def test_when_somebody_leaves_a_line_nobody_who_comes_later_is_before_those_behind(self) -> None:
+        gate = Gate(rule(BYTES, USER, limit=1000, burst=8000, on_excess=OnExcess.DELAY, max_delay=60.0))
+        before = gate.meters()
+        assert before.inward is not None
+        first, behind, last = gate.meter(), gate.meter(), gate.meter()
+        assert first.charge(BINARY, 8000, NOW) is PASS
+        woken: list[str] = []
+        for name, meter, size in (("before", before.inward, 8000), ("behind", behind, 10), ("last", last, 10)):
+            assert meter.charge(BINARY, size, NOW) is HOLD
+            meter.call_when_known(partial(woken.append, name))
+        before.release(gate.store, NOW + 0.125)
+        assert woken == ["behind"]
+        assert behind.charge(BINARY, 10, NOW + 0.125) is PASS
+        assert woken == ["behind", "last"]
+        assert last.charge(BINARY, 10, NOW + 0.125) is PASS
+
+    def test_nobody_is_woken_who_was_told_the_right_time(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=8, burst=1, on_excess=OnExcess.DELAY))
+        meters = [gate.meter() for _ in range(4)]
+        woken: list[int] = []
+        for number, meter in enumerate(meters):
+            if meter.charge(TEXT, 5, NOW) is HOLD:
+                meter.call_when_known(partial(woken.append, number))
+        assert [meter.charge(TEXT, 5, meter.hold_until) for meter in meters[1:]] == [PASS] * 3
+        assert woken == []
+
+    def test_who_gives_up_is_out_of_all_lines(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY))
+        ann, other = gate.meter(), gate.meter()
+        assert messages(ann, 2) == [PASS, HOLD]
+        ann.give_up(NOW)
+        assert other.charge(TEXT, 5, NOW + 1) is PASS
+
+    def test_no_frame_waits_longer_than_it_may_because_another_came_back_before_it(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, ROOM, limit=8, burst=1, on_excess=OnExcess.DELAY, max_delay=0.125, name="all"),
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, name="user"),
+        )
+        cat, bob = gate.meter(replace(ANN, user=b"cat")), gate.meter(beside(USER))
+        ann = gate.meter()
+        assert messages(ann, 1) == [PASS]
+        assert messages(ann, 1, NOW + 0.5) == [HOLD]
+        assert bob.charge(TEXT, 5, NOW + 1) is PASS
+        assert cat.charge(TEXT, 5, NOW + 1) is HOLD
+        assert ann.charge(TEXT, 5, NOW + 1) is CLOSE  # she has waited for longer than that already
+        assert cat.charge(TEXT, 5, NOW + 9 / 8) is PASS
+
+    def test_that_others_are_late_closes_nobody(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=8, burst=1, on_excess=OnExcess.DELAY, max_delay=0.25))
+        first, second, third = gate.meter(), gate.meter(), gate.meter()
+        assert [meter.charge(TEXT, 5, NOW) for meter in (first, second, third)] == [PASS, HOLD, HOLD]
+        assert third.charge(TEXT, 5, NOW + 0.3) is HOLD  # the second has not been asked about since
+        assert second.charge(TEXT, 5, NOW + 0.3) is PASS
+        assert third.charge(TEXT, 5, NOW + 0.3) is PASS
 
     def test_two_who_wait_for_the_same_two_buckets_do_not_wait_for_each_other(self) -> None:
         gate = Gate(
@@ -693,7 +867,7 @@ class TestPenalty:
         assert await barred(gate, ANN) is None  # until its tunnel ends
         assert meters.inward.closing is not None
         assert meters.inward.closing.retry_after == 30
-        meters.release(gate.store, NOW)
+        meters.penalize(gate.store, NOW)
         assert await barred(gate, beside(IP, ROOM, CONNECTION), NOW + 29) == Denial(0, 1.0, ())  # the user, wherever
         assert await barred(gate, beside(USER)) is None
         assert await barred(gate, ANN, NOW + 30) is None
@@ -708,7 +882,7 @@ class TestPenalty:
         meters = gate.meters(stranger)
         assert meters.inward is not None
         assert messages(meters.inward, 1) == [CLOSE]
-        meters.release(gate.store, NOW)
+        meters.penalize(gate.store, NOW)
         again = replace(stranger, user=b"of another connection", connection=b"2")
         assert await barred(gate, again) == Denial(0, 30.0, ())
         assert await barred(gate, beside(IP, who=again)) is None
@@ -722,7 +896,7 @@ class TestPenalty:
         meters = gate.meters()
         assert meters.inward is not None
         messages(meters.inward, 1 if how == "no breach" else 2)
-        meters.release(gate.store, NOW)
+        meters.penalize(gate.store, NOW)
         assert await barred(gate, ANN) is None
 
     async def test_the_last_breach_of_a_rule_that_drops_does(self) -> None:
@@ -732,7 +906,7 @@ class TestPenalty:
         assert messages(meters.inward, 2) == [DROP, CLOSE]
         assert meters.inward.closing is not None
         assert meters.inward.closing.retry_after == 30
-        meters.release(gate.store, NOW)
+        meters.penalize(gate.store, NOW)
         assert await barred(gate, ANN, NOW + 1) == Denial(0, 29.0, ())
 
 

@@ -86,7 +86,22 @@ class Ledger:
             return now + (needed - self.at(now)) / self.rate
         return self.stamp + max(Fraction(0), needed - self.level) / self.rate
 
+    def came_late(self, cost: Fraction, since: Fraction, now: Fraction) -> Fraction | float:
+        """As `since` for who comes now and would have come at a time before, from which on nothing was lost to a full bucket."""
+        needed = self.needed(cost, inf)
+        if needed > self.burst or not self.rate:
+            return self.since(cost, inf, now)
+        start = max(since, self.stamp)
+        return start + (needed - self.at(start)) / self.rate if self.at(start) < needed else since
+
+    def at_best(self, cost: Fraction, ticket: float) -> Fraction | float:
+        """When it is there, if all who are before are served in time."""
+        if not self.rate or cost > self.burst:
+            return inf
+        return self.stamp + (self.needed(cost, ticket) - self.level) / self.rate
+
     def take(self, cost: Fraction, when: Fraction) -> None:
+        when = max(when, self.stamp)
         self.level, self.stamp = self.at(when) - cost, when
 
 
@@ -101,6 +116,9 @@ class Client:
     frame: tuple[int, int] | None = None
     ticket: int = 0
     since: Fraction = Fraction(0)
+    late: Fraction = Fraction(0)
+    passed: Fraction = Fraction(0)
+    stopped: set[str] = field(default_factory=set)
     breaches: dict[str, list[Fraction]] = field(default_factory=dict)
 
 
@@ -154,12 +172,22 @@ class Model:
             return PASS, now
         if one.on_excess is not OnExcess.DELAY:
             return (PASS if ledger.at(now) >= cost else self.breaks(client, one, first, now)), now
-        held = client.frame is not None
-        ready = ledger.since(cost, client.ticket if held else inf, now)
+        ready = self.ready(client, one, cost, now)
         if ready <= now:
             return PASS, now
-        latest = client.since + Fraction(one.max_delay) + LATE if held else now + Fraction(one.max_delay)
-        return (CLOSE if ready > latest else HOLD), ready
+        held = client.frame is not None
+        latest = (client.since if held else now) + Fraction(one.max_delay)
+        return (CLOSE if min(ready, ledger.at_best(cost, client.ticket if held else inf)) > latest else HOLD), ready
+
+    def ready(self, client: Client, one: Rule, cost: Fraction, now: Fraction) -> Fraction | float:
+        """When the tokens of the frame are there, or came to be."""
+        ledger = self.ledger(one, client.who, now)
+        if client.frame is not None:
+            return ledger.since(cost, client.ticket, now)
+        return ledger.came_late(cost, self.would_have_come(client, now), now) if client.late else ledger.since(cost, inf, now)
+
+    def would_have_come(self, client: Client, now: Fraction) -> Fraction:
+        return now - min(LATE, client.late) if now - client.passed <= LATE else now
 
     def decide(self, client: Client, frame: tuple[int, int], now: Fraction) -> tuple[Verdict, str | None, Fraction | float]:
         """(verdict, the rule that is named, until when to hold)."""
@@ -173,7 +201,7 @@ class Model:
                     return verdict, one.name, 0
         holding = [(one, ready) for one, theirs, ready in said if theirs is HOLD]
         if holding:
-            return HOLD, self.hold(client, frame, holding, now), max(ready for _, ready in holding)
+            return HOLD, self.hold(client, frame, holding, now), min(ready for _, ready in holding)
         self.let_pass(client, frame, now)
         return PASS, None, 0
 
@@ -184,6 +212,9 @@ class Model:
             self.tickets += 1
             client.ticket = self.tickets
             self.totals[name, "delay"] += 1
+        for one in self.rules:
+            if not one.shadow and one.on_excess is OnExcess.DELAY and self.cost(one, *frame):
+                self.ledger(one, client.who, now).waiting.pop(client.ticket, None)
         for one, _ in holding:
             self.ledger(one, client.who, now).waiting[client.ticket] = self.cost(one, *frame)
         return name
@@ -191,13 +222,17 @@ class Model:
     def let_pass(self, client: Client, frame: tuple[int, int], now: Fraction) -> None:
         rates = [one for one in self.rules if not one.shadow and one.quantity in RATE_QUANTITIES and self.cost(one, *frame)]
         waited = [one for one in rates if client.frame and client.ticket in self.ledger(one, client.who, now).waiting]
-        then = now
-        if waited:
-            ready = [self.ledger(one, client.who, now).since(self.cost(one, *frame), client.ticket, now) for one in waited]
-            then = min(now, max(now - LATE, *(Fraction(one) for one in ready)))
+        delaying = [one for one in rates if one.on_excess is OnExcess.DELAY]
+        ready = {one.name: Fraction(self.ready(client, one, self.cost(one, *frame), now)) for one in delaying}
+        kept = [ready[one.name] for one in (waited if client.frame else delaying if client.late else [])]
+        then = min(now, max(now - LATE, *kept)) if kept else now
+        client.late = now - then if kept and (client.frame or then > self.would_have_come(client, now)) else Fraction(0)
+        client.passed = now
+        was_late = bool(client.frame or kept)
         self.leave(client)
         for one in rates:
-            self.ledger(one, client.who, now).take(self.cost(one, *frame), then if one in waited else now)
+            when = min(now, max(then, ready[one.name])) if one in delaying and was_late else now
+            self.ledger(one, client.who, now).take(self.cost(one, *frame), when)
         self.count_shadows(client, frame, now)
         first, length = frame
         if not first & 0x08:
@@ -206,23 +241,31 @@ class Model:
             client.in_message = not first & 0x80
 
     def count_shadows(self, client: Client, frame: tuple[int, int], now: Fraction) -> None:
-        first, length = frame
+        first, _ = frame
         for one in self.rules:
-            if not one.shadow:
+            if not one.shadow or (not first & 0x0F and one.name in client.stopped):
                 continue
-            if one.quantity not in RATE_QUANTITIES:
-                before, after = self.sizes(client, first, length)[one.quantity]
-                if before <= one.limit < after:
-                    self.totals[one.name, "drop" if self.breaks(client, one, first, now) is DROP else "close"] += 1
-                continue
-            cost, ledger = self.cost(one, first, length), self.ledger(one, client.who, now)
-            if ledger.at(now) >= cost:
-                ledger.take(cost, now)
-            elif one.on_excess is OnExcess.DELAY:
-                waits = ledger.since(cost, inf, now) - now
-                self.totals[one.name, "close" if waits > one.max_delay else "delay"] += 1
-            else:
+            before = self.totals[one.name, "drop"] + self.totals[one.name, "close"]
+            self.count_shadow(one, client, frame, now)
+            if not first & 0x08:
+                client.stopped.discard(one.name)
+                if self.totals[one.name, "drop"] + self.totals[one.name, "close"] > before:
+                    client.stopped.add(one.name)
+
+    def count_shadow(self, one: Rule, client: Client, frame: tuple[int, int], now: Fraction) -> None:
+        first, length = frame
+        if one.quantity not in RATE_QUANTITIES:
+            if self.sizes(client, first, length)[one.quantity][1] > one.limit:
                 self.totals[one.name, "drop" if self.breaks(client, one, first, now) is DROP else "close"] += 1
+            return
+        cost, ledger = self.cost(one, first, length), self.ledger(one, client.who, now)
+        if ledger.at(now) >= cost:
+            ledger.take(cost, now)
+        elif one.on_excess is OnExcess.DELAY:
+            waits = ledger.since(cost, inf, now) - now
+            self.totals[one.name, "close" if waits > one.max_delay else "delay"] += 1
+        else:
+            self.totals[one.name, "drop" if self.breaks(client, one, first, now) is DROP else "close"] += 1
 
     def leave(self, client: Client) -> None:
         for ledger in self.ledgers.values():

@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +20,10 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
 from proxy.server.vigil import Patience, Rounds
 from proxy.wire.frames import TURN, FrameWalker, Turn, Verdict
+from tests.support.backends import RawConnection, waiting_backend
+from tests.support.gate import running
 from tests.support.pair import Pair, pair
-from tests.support.raw import RawStream
+from tests.support.raw import RawStream, raw_client, upgrade_head
 from tests.support.waiting import until
 from tests.wire.streams import encode
 
@@ -843,6 +845,61 @@ async def test_an_answer_that_comes_after_the_end_is_nothing_to_a_tunnel() -> No
         backend.writer.transport.abort()
         await until(lambda: witness.heard)
         meter.wakers[0]()
+
+
+async def test_frames_of_a_tunnel_that_ends_are_charged_to_the_key_all_the_same() -> None:
+    rules = "rules: [{name: rate, per: user, messages: 1/min, burst: 10}]\n"
+    async with waiting_backend() as (url, arrived), running(rules, upstream=url) as run, AsyncExitStack() as clients:
+        ends: list[tuple[RawStream, RawConnection]] = []
+        for number in range(5):
+            client = await clients.enter_async_context(raw_client(run.port))
+            await client.send(upgrade_head("/", "Authorization: Bearer ann"))
+            backend = await arrived.get()
+            await backend.accept()
+            await client.head()
+            ends.append((client, backend))
+            if number < 4:
+                await backend.send(theirs(CLOSE, close_payload(1000)))
+                assert await close_code(client) == 1000
+        assert run.gate.totals.connections == 1  # seats go at the first sign of the end
+        got = 0
+        for client, backend in ends:
+            await client.send(ours(TEXT, b"x") * 30 + ours(CLOSE, close_payload(1000)))
+            while (await backend.frame())[0] == TEXT:
+                got += 1
+            backend.reset()
+        assert got == 10
+        await run.quiet()
+
+
+# --- a flood of pongs ------------------------------------------------------------------------------------------------------------
+
+
+async def test_copies_of_the_pong_to_our_ping_are_control_frames_like_any() -> None:
+    config = "tunnel: {ping_interval: 200ms, ping_timeout: 5s}\nrules: [{name: beat, per: connection, control_frames: 1/min, burst: 3}]\n"
+    async with pair(config) as one:
+        first, payload = await one.client.frame()
+        assert first == PING
+        await one.client.send(ours(PONG, payload) * 4 + ours(TEXT, b"hi"))
+        assert await one.backend.frame() == (TEXT, b"hi")
+        await one.client.send(ours(PONG, payload) * 2)
+        assert await close_code(one.backend) == 1008
+        samples = await one.run.scrape()
+        assert samples['wsgate_breaches_total{action="close",mode="enforce",rule="beat"}'] == 1
+
+
+async def test_a_ping_that_the_rules_dropped_is_not_held_against_the_client() -> None:
+    config = "tunnel: {ping_interval: 300ms, ping_timeout: 300ms}\n"
+    rules = "rules: [{name: out, per: connection, bytes: 1/min, burst: 10, direction: out, on_excess: drop}]\n"
+    async with pair(config + rules) as one:
+        await one.backend.send(theirs(PING, b"more than 10"))
+        started = time.monotonic()
+        while time.monotonic() - started < 1.5:
+            first, payload = await one.client.frame()
+            if first == PING:
+                await one.client.send(ours(PONG, payload))
+            else:
+                assert first == TEXT  # that it was dropped
 
 
 # --- more frames than one turn reads ---------------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,11 @@ from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
 from proxy.server.vigil import JITTER, LOOKS, Patience, Rounds, Vigil
 from proxy.wire.frames import FrameWalker, build_close
 from tests.server.test_timing_wheel import Clock
+from tests.support.backends import waiting_backend
+from tests.support.gate import Running, running
+from tests.support.pair import pair
+from tests.support.raw import PATIENCE, RawStream, raw_client, upgrade_head
+from tests.support.waiting import until
 from tests.wire.streams import encode
 
 MASK = b"\x11\x22\x33\x44"
@@ -319,13 +326,26 @@ async def test_a_ping_may_stand_between_two_fragments(scene: Scene) -> None:
     assert scene.until_asked() <= INTERVAL + LATE
 
 
-async def test_a_client_that_still_takes_what_was_sent_is_not_asked(scene: Scene) -> None:
+async def test_a_client_that_still_takes_what_stood_before_a_ping_has_not_failed_to_answer_it(scene: Scene) -> None:
     for size in range(100, 0, -1):
         scene.client.backlog = size
         scene.advance(2.0)
+    assert len(scene.pings()) == 1
+    assert scene.open
     scene.client.backlog = 0
-    assert not scene.pings()
-    scene.until_asked()
+    ended, _ = scene.until_ended()
+    assert 200.0 + TIMEOUT - TICK <= ended <= 200.0 + TIMEOUT + 2 * LATE
+    assert scene.tunnel.why == "ping_timeout"
+
+
+async def test_a_backlog_that_never_ends_does_not_hide_a_client_that_does_not_answer(scene: Scene) -> None:
+    scene.client.backlog = 1000
+    while scene.open and scene.now < 600.0:
+        scene.upstream_says(BINARY, bytes(100))
+        scene.advance(2.0)
+    ended, code = scene.until_ended()
+    assert ended <= INTERVAL + TIMEOUT + 4 * LATE
+    assert (code, scene.tunnel.why) == (POLICY, "ping_timeout")
 
 
 async def test_while_we_do_not_read_a_client_it_cannot_be_silent(scene: Scene) -> None:
@@ -405,6 +425,32 @@ async def test_a_buffer_that_grows_while_frames_come_is_not_judged_before_they_e
     assert scene.open
     ended, _ = scene.until_ended()
     assert ended >= 500.0 + SLOW - LATE
+
+
+@pytest.mark.parametrize("slow", ["client", "upstream"])
+async def test_a_side_that_takes_nothing_is_closed_though_more_is_added_all_the_time(slow: str, scene: Scene) -> None:
+    says = scene.upstream_says if slow == "client" else scene.client_says
+    header = 2 if slow == "client" else 6
+    getattr(scene, slow).backlog = 1000
+    while scene.open and scene.now < 600.0:
+        says(TEXT, b"tick")
+        getattr(scene, slow).backlog += header + 4
+        scene.advance(1.0)
+        if slow == "client":
+            scene.client_says(PING)
+    ended, _ = scene.until_ended()
+    assert SLOW - TICK <= ended <= SLOW + 2 * LATE
+    assert scene.tunnel.why == "slow_reader"
+
+
+async def test_a_reader_that_takes_a_little_less_than_what_is_added_lives(scene: Scene) -> None:
+    scene.client.backlog = 1000
+    for _ in range(300):
+        scene.upstream_says(TEXT, b"tick")
+        scene.client.backlog += 5  # of 6
+        scene.client_says(PING)
+        scene.advance(1.0)
+    assert scene.open
 
 
 async def test_a_buffer_that_is_empty_at_times_is_no_backlog(scene: Scene) -> None:
@@ -589,6 +635,98 @@ async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene)
     tunnel.begin(b"", encode(CLOSE, b"", None))
     assert len(scene.rounds) == 0
     tunnel.drain(GOING_AWAY, "")
+
+
+# --- over real sockets: what only the kernel knows ------------------------------------------------------------------------------
+
+IMPATIENT = "tunnel: {slow_reader: 600ms, user_timeout: 1h, ping_interval: 600ms, ping_timeout: 60s}\n"
+DELAYED = "rules: [{name: slow, per: user, messages: 1/s, burst: 1, on_excess: delay, max_delay: 1h}]\n"
+
+
+def why(run: Running) -> list[tuple[int, str]]:
+    ends = [json.loads(line) for line in run.log.getvalue().splitlines()]
+    return [(one["code"], one.get("why", "")) for one in ends if one["event"] == "connection ended"]
+
+
+async def trickle(stream: RawStream, frame: bytes, ended: Callable[[], bool]) -> None:
+    """A small message every now and then, until the tunnel has ended."""
+    async with asyncio.timeout(PATIENCE):
+        while not ended():
+            stream.writer.write(frame)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_client_that_takes_nothing_is_closed_though_messages_trickle_in() -> None:
+    async with pair(IMPATIENT, receive_buffer=4096) as one:
+        one.client.writer.transport.pause_reading()
+        await one.backend.send(encode(BINARY, bytes(200_000), None))
+        await trickle(one.backend, encode(TEXT, b"tick", None), lambda: not one.run.gate.totals.connections)
+        assert why(one.run) == [(POLICY, "slow_reader")]
+        one.backend.reset()
+
+
+async def test_a_backend_on_a_unix_socket_that_takes_nothing_is_closed_though_messages_trickle_in(tmp_path: Path) -> None:
+    async with (
+        waiting_backend(str(tmp_path / "backend")) as (url, arrived),
+        running(IMPATIENT, upstream=url) as run,
+        raw_client(run.port) as client,
+    ):
+        await client.send(upgrade_head("/"))
+        backend = await arrived.get()
+        await backend.accept()
+        await client.head()
+        backend.writer.transport.pause_reading()
+        await client.send(encode(BINARY, bytes(300_000), MASK))
+        await trickle(client, encode(TEXT, b"tick", MASK), lambda: not run.gate.totals.connections)
+        assert why(run) == [(INTERNAL, "slow_reader")]
+        backend.reset()
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_client_that_leaves_while_its_frame_waits_gives_its_seat_back(how: str) -> None:
+    async with pair(IMPATIENT + DELAYED) as one:
+        await one.client.send(encode(TEXT, b"hi", MASK) * 100)
+        assert (await one.backend.frame())[1] == b"hi"
+        getattr(one.client, how)()
+        async with asyncio.timeout(PATIENCE):
+            while (frame := await one.backend.frame())[0] == TEXT:
+                pass
+        assert frame == (CLOSE, GOING_AWAY.to_bytes(2, "big"))
+        assert why(one.run) == [(1006, "")]
+        assert one.run.gate.live.traffic().messages_in < 20
+
+
+async def test_a_client_that_waits_with_its_frame_stays() -> None:
+    async with pair(IMPATIENT + DELAYED) as one:
+        await one.client.send(encode(TEXT, b"hi", MASK) * 4)
+        for _ in range(4):
+            assert (await one.backend.frame())[1] == b"hi"
+        assert one.run.gate.totals.connections == 1
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client(kind: str, tmp_path: Path) -> None:
+    async with (
+        waiting_backend(str(tmp_path / "backend") if kind == "unix" else None) as (url, arrived),
+        running("tunnel: {ping_interval: off, idle_timeout: 2s, buffer: 4KiB}\n", upstream=url) as run,
+        raw_client(run.port, receive_buffer=4096) as client,
+    ):
+        await client.send(upgrade_head("/"))
+        backend = await arrived.get()
+        await backend.accept()
+        await client.head()
+        client.writer.transport.pause_reading()
+        sent = b""
+        while not any(tunnel.upstream.paused for tunnel in run.gate.live.held):
+            sent += encode(BINARY, bytes(60_000), None)
+            await backend.send(encode(BINARY, bytes(60_000), None))
+            await asyncio.sleep(0.01)
+        await until(lambda: not backend.writer.transport.get_write_buffer_size())
+        backend.writer.close()
+        await asyncio.sleep(1.2)  # two looks
+        client.writer.transport.resume_reading()
+        async with asyncio.timeout(60):  # through so small a window TCP stands still at times
+            assert await client.reader.readexactly(len(sent)) == sent
 
 
 # --- any story ------------------------------------------------------------------------------------------------------------------

@@ -32,18 +32,19 @@ def upgrade_head(target: str = "/", *headers: str, host: str = "gate.test") -> b
 
 
 class RawStream:
-    """One end of a connection. Reading methods raise TimeoutError after 5 s."""
+    """One end of a connection. Reading methods raise TimeoutError after `patience`, in seconds."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.patience = PATIENCE
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
     async def exactly(self, size: int) -> bytes:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             return await self.reader.readexactly(size)
 
     async def raw_frame(self) -> bytes:

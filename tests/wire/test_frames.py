@@ -1023,9 +1023,11 @@ OUR_PAYLOAD = b"\x00\xffours\x80!"
 OUR_PONG = encode(0x8A, OUR_PAYLOAD, MASKS[1])
 
 
-def expecting(judge: Script | None = None) -> FrameWalker:
+def expecting(judge: Script | None = None, pings: int = 1000) -> FrameWalker:
+    """`pings`: so many of ours are not answered yet."""
     walker = FrameWalker(masked=True, judge=judge)
     walker.own_pong = OUR_PAYLOAD
+    walker.own_pings = pings
     return walker
 
 
@@ -1082,6 +1084,27 @@ class TestOwnPong:
         assert onward == text(True)
         assert judge.asked == [(0x01, 4), (0x81, 2)]
 
+    @DELIVERED
+    def test_more_of_them_than_we_asked_for_are_judged_and_not_forwarded(self, deliver: Callable[[bytes], Sequence[bytes]]) -> None:
+        judge = Script(Verdict.PASS, Verdict.DROP)
+        walker = expecting(judge, pings=2)
+        onward = b"".join(walker.receive_data(chunk, 0.0) for chunk in deliver(OUR_PONG * 4 + text(True)))
+        assert onward == text(True)
+        assert judge.asked == [(0x8A, 8), (0x8A, 8), (0x81, 2)]
+        assert walker.own_pings == 0
+        assert walker.halt is None
+
+    @pytest.mark.parametrize("verdict", [Verdict.CLOSE, Verdict.HOLD])
+    def test_one_too_many_may_close_or_wait(self, verdict: Verdict) -> None:
+        judge = Script(Verdict.PASS, verdict)
+        walker = expecting(judge, pings=0)
+        assert walker.receive_data(text(True) + OUR_PONG + text(True), 0.0) == text(True)
+        assert walker.halt is verdict
+        assert walker.attention
+        walker.resume()
+        assert walker.receive_data(b"", 0.0) == text(True)
+        assert judge.asked == [(0x81, 2), (0x8A, 8), (0x8A, 8), (0x81, 2)]
+
     def test_a_frame_of_ours_may_stand_where_it_stood(self) -> None:
         walker = expecting()
         walker.watch()
@@ -1119,3 +1142,27 @@ def test_control_frames_are_counted_and_the_conversation_of_pings_of_a_server_is
     assert (walker.controls, walker.ping_or_pong_at) == (2, 6.0)
     walker.receive_data(text(masked), 7.0)
     assert (walker.controls, walker.ping_or_pong_at) == (2, 6.0)
+
+
+@DIRECTIONS
+def test_a_ping_that_was_dropped_has_asked_nobody(masked: bool) -> None:
+    mask = MASKS[1] if masked else None
+    walker = FrameWalker(masked=masked, judge=Script(Verdict.DROP, Verdict.DROP))
+    walker.receive_data(encode(0x89, b"p", mask) + encode(0x8A, b"p", mask), 5.0)
+    assert walker.controls == 2
+    assert walker.ping_or_pong_at == (5.0 if masked else 0.0)  # but a client that has answered has answered
+
+
+@DIRECTIONS
+def test_what_has_come_at_least_is_never_more_than_what_has_come(masked: bool) -> None:
+    mask = MASKS[1] if masked else None
+    whole_ones = encode(0x82, bytes(100), mask) + encode(0x89, b"", mask) + encode(0x81, b"", mask)
+    walker = FrameWalker(masked=masked)
+    walker.receive_data(whole_ones, 0.0)
+    assert walker.least_size == len(whole_ones)
+    long = encode(0x02, bytes(70_000), mask) + encode(0x8A, b"more", mask) + encode(0x80, b"end", mask)
+    sent = len(whole_ones)
+    for chunk in cut(long, [5, 1000, 60_000]):
+        sent += len(chunk)
+        walker.receive_data(chunk, 0.0)
+        assert sent - 50 <= walker.least_size <= sent
