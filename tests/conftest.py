@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-EARLY: Final = ("tests/mutants/", "tests/cluster/", "tests/ledger/", "tests/interop/", "tests/limits/", "tests/fuzz/", "tests/deploy/")
+MUTANTS: Final = "tests/mutants/"  # they have processes of their own, of low priority
+EARLY: Final = (MUTANTS, "tests/cluster/", "tests/ledger/", "tests/interop/", "tests/limits/", "tests/fuzz/", "tests/deploy/")
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every program that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,4 +45,6 @@ def turn(item: pytest.Item) -> int:
 
 def group_of(item: pytest.Item) -> str:
     """Tests of one group run one after the other, in one process."""
-    return "alone" if item.get_closest_marker("alone") else item.nodeid.partition("::")[0]
+    if item.get_closest_marker("alone"):
+        return "alone"
+    return "mutants" if item.nodeid.startswith(MUTANTS) else item.nodeid.partition("::")[0]

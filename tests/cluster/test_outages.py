@@ -31,6 +31,7 @@ YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s
 store_timeout: 1s
+tunnel: {{ping_interval: off, user_timeout: 5m}}  # guests answer no pings, and thousands of keepalive probes at once may get lost
 routes: [{{name: room, path: "/{{room}}", upstream: game}}]
 rules:
   - {{name: connections, per: room, connections: {ROOM}}}

@@ -50,7 +50,7 @@ def copy_into(folder: Path) -> None:
 def mutmut(folder: Path, *arguments: str) -> str:
     """Its output. Raises CalledProcessError."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_", "PYTEST_"))}
-    command = [sys.executable, "-m", "mutmut", *arguments]
+    command = ["nice", sys.executable, "-m", "mutmut", *arguments]
     return subprocess.run(command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
 
 
