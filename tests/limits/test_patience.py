@@ -198,16 +198,17 @@ async def test_the_client_of_a_backend_that_stalls_reads_why() -> None:
             assert await close_of(one.client) == (1011, b"slow_reader")
 
 
-async def test_when_the_kernel_gives_up_first_the_log_tells() -> None:
-    """To a client that takes nothing while little is sent: its buffer is not full, and what waits for it changes all the time."""
+async def test_whether_we_or_the_kernel_give_up_first_the_log_tells() -> None:
+    """A client that takes nothing while little is sent: the kernel's time begins sooner, but it looks at its clock less often."""
     async with pair("tunnel: {slow_reader: 1s, user_timeout: 1s, ping_interval: off}\n", receive_buffer=4096) as one:
         one.client.writer.transport.pause_reading()
         await one.backend.send(BIG * 20)
         async with flooding(one.backend, encode(TEXT, b"hi", None), 0.05):
             await until(lambda: bool(one.run.gate.totals.closes))
-        assert dict(one.run.gate.totals.closes) == {("1006", "client"): 1}
+        ((code, initiator),) = one.run.gate.totals.closes
         line = json.loads(one.run.log.getvalue().splitlines()[-1])
-        assert (line["event"], line["why"]) == ("connection ended", "user_timeout")
+        assert line["event"] == "connection ended"
+        assert (code, initiator, line["why"]) in {("1006", "client", "user_timeout"), ("1008", "gate", "slow_reader")}
 
 
 @asynccontextmanager

@@ -721,6 +721,8 @@ async def test_what_a_backend_sent_before_it_ended_comes_to_a_slow_client(kind: 
             sent += encode(BINARY, bytes(60_000), None)
             await backend.send(encode(BINARY, bytes(60_000), None))
             await asyncio.sleep(0.01)
+        sent += encode(BINARY, bytes(50_000), None)  # stays in the kernel
+        await backend.send(encode(BINARY, bytes(50_000), None))
         await until(lambda: not backend.writer.transport.get_write_buffer_size())
         backend.writer.close()
         await asyncio.sleep(1.2)  # two looks
