@@ -348,6 +348,7 @@ class UpgradePath:
         assert connection.grant is not None
         for side in (transport, answer.transport):
             side.set_write_buffer_limits(high=self.buffer)
+        self.dialer.keepalive.scatter(transport)
         inward, outward = connection.meters or (None, None)
         if outward is not None:
             outward.can_drop = agreed.is_droppable_outward

@@ -53,7 +53,7 @@ class Dialer:
     def __init__(self, upstreams: Iterable[Upstream], keepalive: Keepalive, wheel: TimingWheel) -> None:
         self._loop = asyncio.get_running_loop()
         self._wheel = wheel
-        self._keepalive = keepalive
+        self.keepalive = keepalive
         self.dials = Dials()
         self._contexts = {upstream.name: upstream_context(upstream) for upstream in upstreams}
 
@@ -108,7 +108,7 @@ class Dialer:
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
             keep_the_end(transport)
-        self._keepalive.apply_to_transport(transport)
+        self.keepalive.apply_to_transport(transport)
         return transport
 
 

@@ -426,11 +426,15 @@ async def test_what_could_not_be_told_for_want_of_memory_is_no_conflict_and_is_t
     first, _ = await granted(one.store, seat(limit=2)), await granted(one.store, seat(limit=2))
     await server.ask("CONFIG", "SET", "maxmemory", "1")
     one.store.release(first)
-    await until(lambda: not one.store._own.untold, PATIENCE)  # sent
-    await until(lambda: one.store._own.untold or one.heard.conflicts, PATIENCE)  # in vain
+    await eventually(lambda: has_refused(server), PATIENCE)
     assert not one.heard.conflicts
     await server.ask("CONFIG", "SET", "maxmemory", "0")
     await the_server_has(server, {"seats": 1})
+
+
+async def has_refused(server: RedisServer) -> bool:
+    """For want of memory."""
+    return "errorstat_OOM" in str(await server.ask("INFO", "errorstats"))
 
 
 async def test_a_server_that_is_loading_is_waited_for(server: RedisServer) -> None:

@@ -27,12 +27,29 @@ DEFAULTS = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 30_000,
 }
+IDLE = (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
 CONFIGURED = "tunnel: {keepalive: {idle: 7s, interval: 2s, count: 9}, user_timeout: 45500ms}"
 
 
-def options(transport: asyncio.BaseTransport) -> dict[tuple[int, int], int]:
+def options(transport: asyncio.BaseTransport, idle: int = 20) -> dict[tuple[int, int], int]:
+    """Those of a tunnel's side. `idle`: what was asked for; each side has its own, of which this is the most and its half the least."""
     sock = transport.get_extra_info("socket")
-    return {key: sock.getsockopt(*key) for key in DEFAULTS}
+    found = {key: sock.getsockopt(*key) for key in DEFAULTS}
+    assert idle // 2 <= found[IDLE] <= idle
+    return found | {IDLE: idle}
+
+
+async def test_connections_of_one_moment_are_not_all_probed_at_one_moment() -> None:
+    keepalive = Keepalive(idle=20)
+    async with pair() as one:
+        (tunnel,) = one.run.gate.live.held
+        for half in (tunnel.client, tunnel.upstream):
+            sock = half.transport.get_extra_info("socket")
+            idles = set()
+            for _ in range(300):
+                keepalive.scatter(half.transport)
+                idles.add(sock.getsockopt(*IDLE))
+            assert idles == set(range(10, 21))
 
 
 async def test_of_a_tunnel_both_sides_have_them() -> None:
@@ -46,7 +63,7 @@ async def test_they_are_those_of_the_configuration() -> None:
     async with pair(CONFIGURED) as one:
         (tunnel,) = one.run.gate.live.held
         for half in (tunnel.client, tunnel.upstream):
-            assert list(options(half.transport).values()) == [1, 1, 7, 2, 9, 45_500]
+            assert list(options(half.transport, idle=7).values()) == [1, 1, 7, 2, 9, 45_500]
 
 
 async def test_over_tls_both_sides_have_them() -> None:
