@@ -1918,7 +1918,7 @@ FRONT = (
     Mutant(
         "vanished_upstreams_not_noticed",
         UPSTREAM,
-        "        self._keepalive.apply_to_transport(transport)\n",
+        "        self.keepalive.apply_to_transport(transport)\n",
         "",
         ("tests/server/test_sockets.py::test_of_a_tunnel_both_sides_have_them",),
     ),
