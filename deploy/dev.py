@@ -61,7 +61,6 @@ PUBLIC_INDEX = "https://pypi.org/simple"
 DOWNLOAD_ATTEMPTS = 4  # pauses of 1, 2 and 4 s between them
 DOWNLOAD_TIMEOUT = 30.0  # s without a byte
 COVERAGE_FLOOR = 95  # % of branches and lines of proxy/
-TESTS_AT_A_TIME = 2  # most of them wait for something; more would disturb those that have deadlines
 
 
 class Wheel(NamedTuple):
@@ -480,11 +479,10 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def suite_options(arguments: Sequence[str]) -> list[str]:
-    """Of the whole suite, not of a part that somebody picked: coverage is demanded, and a few tests run at a time (tests/conftest.py)."""
+    """Of the whole suite, not of a part that somebody picked, coverage is demanded; and it tells what took longest."""
     if any(argument != "--long" for argument in arguments):
         return []
-    several = ["-n", str(TESTS_AT_A_TIME), "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "25"]
-    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}", *several]
+    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}", "--durations", "40"]
 
 
 def tool_environ(home: Home, environment: Environment) -> dict[str, str]:

@@ -172,7 +172,6 @@ async def test_the_store_is_away_and_back_and_nobody_is_closed(outage: Outage, t
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
 async def test_2000_connections_outlive_a_store_that_is_killed_and_comes_back_empty(flavour: Flavour, tmp_path: Path) -> None:
@@ -186,7 +185,6 @@ async def test_2000_connections_outlive_a_store_that_is_killed_and_comes_back_em
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(240)
 async def test_2000_connections_outlive_a_store_that_is_frozen_for_a_minute(tmp_path: Path) -> None:
     """Twelve times as long as the ttl, and still no holder is buried by another."""
@@ -205,7 +203,6 @@ async def test_2000_connections_outlive_a_store_that_is_frozen_for_a_minute(tmp_
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(240)
 async def test_2000_connections_outlive_a_partition_of_one_gate(tmp_path: Path) -> None:
     async with (
@@ -255,7 +252,6 @@ async def is_shared(gate: GateProcess) -> bool:
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
 async def test_a_failover_of_sentinels_heals_within_5_s_of_the_new_master(flavour: Flavour, tmp_path: Path) -> None:
@@ -274,7 +270,6 @@ async def test_a_failover_of_sentinels_heals_within_5_s_of_the_new_master(flavou
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
 async def test_a_cluster_with_a_master_killed_heals_within_5_s_of_the_new_one(flavour: Flavour, tmp_path: Path) -> None:

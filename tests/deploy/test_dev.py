@@ -361,10 +361,8 @@ def test_arguments_reach_the_gate_which_takes_the_place_of_the_script(tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [[], ["--long"]])
-def test_the_whole_suite_must_cover_the_package_and_runs_a_few_tests_at_a_time(arguments: list[str]) -> None:
-    options = dev.suite_options(arguments)
-    assert options[:2] == ["--cov", "--cov-fail-under=95"]
-    assert options[options.index("-n") + 1] == "2"
+def test_the_whole_suite_must_cover_the_package(arguments: list[str]) -> None:
+    assert dev.suite_options(arguments)[:2] == ["--cov", "--cov-fail-under=95"]
 
 
 @pytest.mark.parametrize("arguments", [["tests/wire"], ["--long", "-k", "walker"]])

@@ -90,7 +90,7 @@ def flooded(gate: Program, kind: str, backend: int, done: list[dict[str, int]]) 
     done.append(json.loads(output))
 
 
-@pytest.mark.long
+@pytest.mark.trial
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.kind)
 def test_players_feel_nothing_of_a_flood_which_takes_no_memory(

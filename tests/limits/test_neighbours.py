@@ -79,7 +79,6 @@ def attacked(gate: Program, attack: Attack, ends: Counter[str]) -> Iterator[None
 
 
 @pytest.mark.long
-@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
 def test_players_feel_nothing_of_attackers_who_are_all_closed(attack: Attack, load: Load, tmp_path: Path, unused_tcp_port: int) -> None:

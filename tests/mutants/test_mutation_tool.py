@@ -60,7 +60,7 @@ def verdicts(results: str) -> dict[str, str]:
     return {name: verdict for name, _, verdict in pairs}
 
 
-@pytest.mark.long
+@pytest.mark.trial
 @pytest.mark.timeout(1200)
 def test_what_a_mutation_tool_does_to_meter_and_bucket_is_noticed(tmp_path: Path) -> None:
     copy_into(tmp_path)
