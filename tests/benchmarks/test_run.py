@@ -83,7 +83,9 @@ def test_a_small_run_measures_gate_and_peers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads(file.read_text())
     assert {(sample["measure"], sample["subject"]) for sample in results["samples"]} == {
-        (measure, subject) for measure in ("round-trip-64-100", "refused", "idle") for subject in ("nginx", "HAProxy", "wsgate")
+        (measure, subject)
+        for measure in ("round-trip-64-100", "refused", "refused-reused", "idle")
+        for subject in ("nginx", "HAProxy", "wsgate")
     }
     assert all(sample["value"] > 0 for sample in results["samples"])
     assert "CPU per metered round trip" in done.stdout
