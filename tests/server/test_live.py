@@ -166,7 +166,7 @@ async def test_no_token_query_path_or_address_of_a_client_is_ever_told() -> None
         await run.quiet()
         for word in private:
             assert word not in run.log.getvalue()
-        assert len(run.log.getvalue().splitlines()) == 2
+        assert len(run.log.getvalue().splitlines()) == 3  # the end of one, and two refusals
 
 
 # --- proxies that nobody listed -------------------------------------------------------------------------------------------------
