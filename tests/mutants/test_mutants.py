@@ -115,6 +115,7 @@ def is_run(item: pytest.Function) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)  # thousands of tests in one process of low priority
 @pytest.mark.parametrize("mutant", [pytest.param(UNCHANGED, id=UNCHANGED.name)])
 def test_the_package_as_it_is_passes(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[mutant.name].result()
@@ -122,6 +123,7 @@ def test_the_package_as_it_is_passes(mutant: Mutant, outcomes: dict[str, Future[
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS])
 def test_the_mutant_is_killed(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[mutant.name].result()
