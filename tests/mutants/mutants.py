@@ -2276,7 +2276,6 @@ PATIENCE = (
     ),
     # the rounds
     Mutant("all_looked_at_at_once", VIGIL, "hash(vigil) % len(self._steps)", "0", A_FEW_AT_A_TIME),
-    Mutant("even_number_of_steps", VIGIL, "int(patience.period / TICK))) - 1 | 1", "int(patience.period / TICK))) & ~7", A_FEW_AT_A_TIME),
     Mutant("steps_lose_ticks", VIGIL, "max(now, due + self._pause)", "now + self._pause", A_FEW_AT_A_TIME),
     Mutant(
         "ended_tunnel_looked_at",
