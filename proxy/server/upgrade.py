@@ -76,9 +76,9 @@ _RESULT_OF_STATUS: Final = {502: Result.UPSTREAM_ERROR, 503: Result.UNAVAILABLE,
 class CutShort(Enum):
     """Why an upgrade that was under way did not come to its end."""
 
-    BY_LEAVING = "the client left"
-    BY_SPEAKING = "the client spoke before it was answered"
-    BY_US = "the gate is going down"
+    BY_LEAVING = 0  # the client is gone
+    BY_SPEAKING = 1  # the client spoke before it was answered
+    BY_US = 2  # we are going down
 
 
 @dataclass(slots=True)
