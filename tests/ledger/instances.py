@@ -28,6 +28,7 @@ class Heard:
     seconds: list[float] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     policies: list[str] = field(default_factory=list)
+    deafness: list[str] = field(default_factory=list)
 
     def state_changed(self, state: StoreState, why: str) -> None:
         self.states.append(state)
@@ -39,8 +40,11 @@ class Heard:
     def conflict(self, rule: str) -> None:
         self.conflicts.append(rule)
 
-    def evicts(self, policy: str) -> None:
+    def memory_policy(self, server: str, policy: str) -> None:
         self.policies.append(policy)
+
+    def deaf(self, why: str) -> None:
+        self.deafness.append(why)
 
 
 @dataclass
