@@ -112,7 +112,9 @@ while arg < #ARGV do
     else
       local members, member = KEYS[key + 2], ARGV[arg + 4]
       local having = try('HGET', members, member)
-      if having and (type(having) == 'table' or find(having, '[^0-9a-f;]') or having == '') then return 'C ' .. index end
+      if having and (type(having) == 'table' or #having % 17 ~= 0 or having == '' or find(having, '[^0-9a-f;]')) then
+        return 'C ' .. index
+      end
       local count = call('HLEN', members)
       if count > 0 and #holders == 0 then return 'C ' .. index end
       fits = having or count < limit

@@ -61,7 +61,7 @@ end
 
 local function tell_member(name, members, wanted, member)
   local before = redis.call('HGET', members, member) or ''
-  if string.find(before, '[^0-9a-f;]') then error(NOT_OURS) end
+  if #before % 17 ~= 0 or string.find(before, '[^0-9a-f;]') then error(NOT_OURS) end
   if wanted then check(name) end
   local after, had = {}, false
   for id in string.gmatch(before, '[^;]+') do
