@@ -30,17 +30,23 @@ if ARGV[2] == '1' then
 end
 
 -- A holder is 16 hexadecimal digits, and has at least one seat and fewer than a thousand million.
+-- Comes back: its own seats, those of the others, all that there is; nil for what is not ours.
 local function seats_of(name)
   local all = try('HGETALL', name)
   if all.err or #all > 2 * MOST_HOLDERS then return nil end
-  local own, others, holders = 0, 0, {}
+  local own, others = 0, 0
   for i = 1, #all, 2 do
     local id, count = all[i], all[i + 1]
-    if #id ~= 16 or find(id, '[^0-9a-f]') or #count > 9 or not find(count, '^[1-9]%d*$') then return nil end
-    if id == holder then own = tonumber(count) else others = others + count end
-    holders[#holders + 1] = id
+    if #count > 9 or not find(count, '^[1-9]%d*$') then return nil end
+    if id == holder then
+      own = tonumber(count)
+    elseif #id == 16 and not find(id, '[^0-9a-f]') then
+      others = others + count
+    else
+      return nil
+    end
   end
-  return own, others, holders
+  return own, others, all
 end
 
 -- Comes back: tokens, and whether they are of a time that is yet to come; nil for what is not ours.
@@ -63,31 +69,33 @@ local function penalty_of(name)
   return left / 1000
 end
 
-local over, others, levels, writes, stamps, now = {}, {}, {}, {}, {}, nil
+local over, others, levels, now = {}, {}, {}, nil
+local counts, members, buckets = {}, {}, {} -- what is to be written
 
-local function put_level(to)
-  local full = math.min(math.ceil((to.burst - to.level) / to.rate * 1000) + 1000, 31536000000)
-  call('SET', to.name, string.format('%.17g %.17g', to.level, now), 'PX', string.format('%.0f', full))
+local function put(bucket, level)
+  local full = math.min(math.ceil((bucket.burst - level) / bucket.rate * 1000) + 1000, 31536000000)
+  call('SET', bucket.name, string.format('%.17g %.17g', level, now), 'PX', full)
 end
 
 local index = 0
 while arg < #ARGV do
   local kind, shadow, limit = ARGV[arg + 1], ARGV[arg + 2] == '1', tonumber(ARGV[arg + 3])
   local name = KEYS[key + 1]
-  local fits, retry, holders = true, '-', nil
+  local fits, retry, holders = true, '-', {}
   if kind == 't' then
     local burst = tonumber(ARGV[arg + 4])
     if not now then
       local time = call('TIME')
-      now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+      now = time[1] + time[2] / 1000000
     end
     local level, is_ahead = level_of(name, limit, burst, tonumber(ARGV[arg + 5]) or burst, now)
     if not level then return 'C ' .. index end
-    if is_ahead and limit > 0 then stamps[#stamps + 1] = {name = name, level = level, rate = limit, burst = burst} end
     fits = limit > 0 and level >= 1
+    if fits or (is_ahead and limit > 0) then
+      buckets[#buckets + 1] = {name = name, level = level, rate = limit, burst = burst, taken = fits and 1 or 0, is_ahead = is_ahead}
+    end
     if fits then
       level = level - 1
-      writes[#writes + 1] = {kind = 't', name = name, level = level, rate = limit, burst = burst}
     elseif limit <= 0 or burst < 1 then
       retry = 'inf'
     else
@@ -107,22 +115,20 @@ while arg < #ARGV do
     if not own then return 'C ' .. index end
     if kind == 'c' then
       fits = own + elsewhere < limit
-      writes[#writes + 1] = {kind = 'c', name = name, own = own}
+      counts[#counts + 1], counts[#counts + 2] = name, own
       key, arg = key + 1, arg + 3
     else
-      local members, member = KEYS[key + 2], ARGV[arg + 4]
-      local having = try('HGET', members, member)
+      local whom, member = KEYS[key + 2], ARGV[arg + 4]
+      local having = try('HGET', whom, member)
       if having and (type(having) == 'table' or #having % 17 ~= 0 or having == '' or find(having, '[^0-9a-f;]')) then
         return 'C ' .. index
       end
-      local count = call('HLEN', members)
+      local count = call('HLEN', whom)
       if count > 0 and #holders == 0 then return 'C ' .. index end
       fits = having or count < limit
       elsewhere = count - own
       if not having or not find(having, holder .. ';', 1, true) then
-        writes[#writes + 1] = {
-          kind = 'm', name = name, own = own, members = members, member = member, text = (having or '') .. holder .. ';',
-        }
+        members[#members + 1] = {name = name, own = own, whom = whom, member = member, text = (having or '') .. holder .. ';'}
       end
       key, arg = key + 2, arg + 4
     end
@@ -130,27 +136,30 @@ while arg < #ARGV do
   end
   if not fits then
     if not shadow then
-      for _, to in ipairs(stamps) do pcall(put_level, to) end
-      local marks = #over > 0 and table.concat(over, ',') or '-'
-      return table.concat({'D', index, retry, marks, unpack(holders or {})}, ' ')
+      for _, bucket in ipairs(buckets) do
+        if bucket.is_ahead then pcall(put, bucket, bucket.level) end
+      end
+      local answer = {'D', index, retry, #over > 0 and table.concat(over, ',') or '-'}
+      for i = 1, #holders, 2 do answer[#answer + 1] = holders[i] end
+      return table.concat(answer, ' ')
     end
     over[#over + 1] = index
   end
   index = index + 1
 end
 
-for _, to in ipairs(stamps) do put_level(to) end
-for _, to in ipairs(writes) do
-  if to.kind == 't' then
-    put_level(to)
-  else
-    call('HINCRBY', to.name, holder, 1)
-    if to.kind == 'm' then call('HSET', to.members, to.member, to.text) end
-    if to.own == 0 then  -- else the holder speaks of this key long before it expires
-      call('EXPIRE', to.name, ttl)
-      if to.kind == 'm' then call('EXPIRE', to.members, ttl) end
-    end
+for i = 1, #counts, 2 do
+  call('HINCRBY', counts[i], holder, 1)
+  if counts[i + 1] == 0 then call('EXPIRE', counts[i], ttl) end  -- else the holder speaks of this key long before it expires
+end
+for _, seat in ipairs(members) do
+  call('HINCRBY', seat.name, holder, 1)
+  call('HSET', seat.whom, seat.member, seat.text)
+  if seat.own == 0 then
+    call('EXPIRE', seat.name, ttl)
+    call('EXPIRE', seat.whom, ttl)
   end
 end
+for _, bucket in ipairs(buckets) do put(bucket, bucket.level - bucket.taken) end
 if #levels > 0 then others[#others + 1] = 't ' .. table.concat(levels, ' ') end
-return table.concat({'G', #over > 0 and table.concat(over, ',') or '-', unpack(others)}, ' ')
+return 'G ' .. (#over > 0 and table.concat(over, ',') or '-') .. (#others > 0 and ' ' .. table.concat(others, ' ') or '')
