@@ -42,6 +42,7 @@ IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
         "redis_link",
         "redis_rates",
         "redis_store",
+        "scoped_store",
         "sentinels",
         "shared_penalties",
         "subscription",

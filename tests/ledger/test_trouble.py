@@ -59,19 +59,19 @@ async def test_several_dead_instances_each_in_the_way_of_another_claim_are_in_no
 
 async def test_seats_that_take_longer_to_free_than_anybody_waits_are_free_at_the_second_knock(server: RedisServer) -> None:
     async with cuttable(server.port) as link, AsyncExitStack() as stack:
-        other = await stack.enter_async_context(instance(address_of(server, link.port), deadline=0.2))
+        other = await stack.enter_async_context(instance(address_of(server, link.port), deadline=1.0))
         one = await stack.enter_async_context(instance(address_of(server)))
         await granted(one.store, seat("user"), seat("ip"))
         await one.crash()
         await have_died(other, one.holder)
-        link.delay = 0.045  # each way: there is time for two questions, but not for three
+        link.delay = 0.2  # each way: there is time for two questions, but not for three
         began = time.monotonic()
         first = await ask(other.store, seat("user"), seat("ip"))
-        assert time.monotonic() - began < 0.25
-        if isinstance(first, Denial):
-            await until(lambda: not other.store._shared.keeper._looks, PATIENCE)
-            await asyncio.sleep(0.3)  # a refusal may be repeated for so long
-            await granted(other.store, seat("user"), seat("ip"))
+        assert time.monotonic() - began < 1.2  # three would take so long
+        assert isinstance(first, Denial)
+        link.delay = 0.0
+        await until(lambda: not other.store._shared.keeper._looks, PATIENCE)
+        await granted(other.store, seat("user"), seat("ip"))
         assert other.heard.states == [StoreState.UP]
 
 
@@ -154,14 +154,14 @@ async def test_a_clock_that_went_back_gives_nothing(server: RedisServer) -> None
 
 
 async def test_a_missing_script_costs_no_more_than_the_deadline(server: RedisServer) -> None:
-    async with cuttable(server.port) as link, instance(address_of(server, link.port), deadline=0.3) as one:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port), deadline=1.0) as one:
         await granted(one.store, seat("first"))
-        link.delay = 0.1  # each way: there is time for one question, but not for two
+        link.delay = 0.35  # each way: there is time for one question, but not for two
         await granted(one.store, seat("second"))
         await server.ask("SCRIPT", "FLUSH")
         began = time.monotonic()
         await granted(one.store, seat("third"))
-        assert time.monotonic() - began < 0.36
+        assert time.monotonic() - began < 1.3
         link.delay = 0.0
         await the_server_has(server, {"first": 1, "second": 1, "third": 1}, HEALED)
 
