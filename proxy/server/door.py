@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from proxy.policy.identity import Identifier, Peer
+from proxy.policy.forwarding import Peer
+from proxy.policy.identity import Identifier
 from proxy.server.capacity import Capacity, Place
 from proxy.server.passthrough import Passthrough
 from proxy.server.timing_wheel import Deadline, TimingWheel

@@ -18,7 +18,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.policy.identity import Peer
+from proxy.policy.forwarding import Peer
 from proxy.server.capacity import Place
 from proxy.server.http_client import Intermediary
 from proxy.server.sockets import reset_at_close

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.policy.identity import Peer, forwarding_headers
+from proxy.policy.forwarding import Peer, forwarding_headers
 from proxy.policy.routes import split_target
 from proxy.policy.upstreams import Upstream
 from proxy.server.http_client import BODY_BUFFER, HttpClient

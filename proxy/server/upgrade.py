@@ -19,10 +19,12 @@ from proxy.ledger.store import Denial, Grant, Store, StoreDown
 from proxy.log import Log
 from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
-from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
+from proxy.policy.forwarding import Address, Peer, forwarding_headers
+from proxy.policy.identity import Identifier, Principal
 from proxy.policy.meter import MeterRules, Meters
 from proxy.policy.routes import Compression, Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Direction, Mode, RefuseWith, Rule
+from proxy.policy.tokens import IdentityError, TokenSource, echoed_subprotocol
 from proxy.policy.upstreams import Upstream
 from proxy.server import eager
 from proxy.server.answers import problem, too_many, unavailable

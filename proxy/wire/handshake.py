@@ -30,6 +30,9 @@ _NEEDS_HTTP_1_1: Final = "a WebSocket upgrade needs HTTP/1.1"
 Header = tuple[bytes, bytes]
 """(name, value) as on the wire; the value without the white space around it."""
 
+Fields = Mapping[bytes, Sequence[bytes]]
+"""All values of a header field, in order, by its name in lower case."""
+
 HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
@@ -96,7 +99,7 @@ class RequestHead(NamedTuple):  # as all heads: made for each request, and a fro
     target: bytes
     version: bytes
     headers: tuple[Header, ...]
-    fields: Mapping[bytes, Sequence[bytes]]
+    fields: Fields
 
 
 class UpgradeRequest(NamedTuple):
@@ -114,7 +117,7 @@ class ResponseHead(NamedTuple):
     status: int
     reason: bytes
     headers: tuple[Header, ...]
-    fields: Mapping[bytes, Sequence[bytes]]
+    fields: Fields
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -242,13 +245,13 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(offered)) if offered else ())
 
 
-def _names_upgrade(fields: Mapping[bytes, Sequence[bytes]]) -> bool:
+def _names_upgrade(fields: Fields) -> bool:
     """Does Connection name Upgrade?"""
     values = fields.get(b"connection", ())
     return values == [b"Upgrade"] or b"upgrade" in {token.lower() for token in list_tokens(values)}
 
 
-def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+def validate_host(fields: Fields) -> bytes:
     """The one Host of an HTTP/1.1 request. RFC 9112 §3.2. Raises HandshakeError (400)."""
     host = _only(fields, b"host", "Host")
     if not host or host.translate(None, _HOST):
@@ -256,14 +259,14 @@ def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
     return host
 
 
-def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+def _key(fields: Fields) -> bytes:
     key = _only(fields, b"sec-websocket-key", "Sec-WebSocket-Key")
     if not _KEY.fullmatch(key):
         raise HandshakeError("Sec-WebSocket-Key is not 16 bytes in base64")
     return key
 
 
-def _only(fields: Mapping[bytes, Sequence[bytes]], name: bytes, spelled: str) -> bytes:
+def _only(fields: Fields, name: bytes, spelled: str) -> bytes:
     values = fields.get(name, ())
     if len(values) != 1:
         raise HandshakeError(f"{spelled} is there {len(values)} times instead of once")
@@ -281,13 +284,13 @@ def accept_value(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
 
 
-def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]]) -> list[Header]:
+def end_to_end(headers: Iterable[Header], fields: Fields) -> list[Header]:
     """The headers without the hop-by-hop ones and those that Connection names, as far as it may. RFC 9110 §7.6.1."""
     away = _removed(fields)
     return [header for header in headers if header[0].lower() not in away]
 
 
-def _removed(fields: Mapping[bytes, Sequence[bytes]]) -> frozenset[bytes]:
+def _removed(fields: Fields) -> frozenset[bytes]:
     """The names, in lower case, of the headers that are for one hop only."""
     values = fields.get(b"connection", ())
     if values == [b"Upgrade"]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.mutants import MUTANTS, Mutant
+from tests.mutants.mutant import Mutant
+from tests.mutants.mutants import MUTANTS
 
 REPOSITORY = Path(__file__).parent.parent.parent
 RUNNERS = 2  # at a time

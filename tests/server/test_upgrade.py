@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.policy.identity import Peer
+from proxy.policy.forwarding import Peer
 from proxy.wire.handshake import accept_value, parse_request_head
 from tests.support.backends import RawConnection, waiting_backend
 from tests.support.gate import Running, running, upstreams
