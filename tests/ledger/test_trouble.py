@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 import proxy.ledger.redis_link
+from proxy.ledger import fallback_store
 from proxy.ledger.scripts import Keys
 from proxy.ledger.store import Claim, Denial, StoreState
 from tests.ledger.instances import HEALED, PATIENCE, Instance, address_of, instance, seats_in, the_server_has
@@ -192,6 +193,18 @@ async def test_who_starts_just_after_a_flush_waits_for_the_others_to_tell_what_t
                 await denied(late.store, seat("all", 10))
                 await denied(late.store, member("late", limit=10))
         await the_server_has(server, {"all": 10, "room": 10}, HEALED)
+
+
+async def test_who_starts_just_after_a_flush_does_not_open_before_it_knows(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback_store, "START_PATIENCE", 0.5)
+    address = address_of(server)
+    async with instance(address, ttl=5.0) as one:
+        await granted(one.store, seat())
+        await listened_to(server, 1)
+        await server.ask("FLUSHALL")
+        async with instance(address, ttl=5.0) as late:
+            assert late.reason is None
+            await denied(late.store, seat())
 
 
 async def listened_to(server: RedisServer, count: int) -> None:
