@@ -62,6 +62,7 @@ class Keeper:
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
         self._is_refused = False  # it answered, and took no writes
+        self._is_flushed = False  # and has not decided since
         link.up = self._link_up
         link.down = self.fault
 
@@ -166,31 +167,32 @@ class Keeper:
 
     async def _heal(self) -> None:
         """Be listed, tell everything, let it decide from then on. Raises StoreDown, CommandError, Unlisted."""
-        flushed = False
         own = self.holders.own
         if own is None or self._own.overflowed or self.holders.is_overdue(time.monotonic()):
             self.doubt()
-            own, flushed = await self._join()
+            own = await self._join()
             self._own.mark_all()
         else:
             await self._beat(own)
-        self.healed(flushed)
-        if self._own.untold and not self._is_refused:
-            self._enter(StoreState.HEALING, "telling it what is held here")
+        if not self._is_refused:
+            self.healed(self._is_flushed)
+            if self._own.untold:
+                self._enter(StoreState.HEALING, "telling it what is held here")
         await self.teller.everything(own)
         await self._forget_former()
         await self._probe()
         if self.holders.own != own:
             return
         self.teller.open(own)
-        if flushed:
+        if self._is_flushed:
             await self._settle()
         if self.teller.is_open and self._link.is_usable:
+            self._is_flushed = False
             self._enter(StoreState.UP)
             self._first.set()
 
-    async def _join(self) -> tuple[bytes, bool]:
-        """Get a new id. True if the store has forgotten those that we knew, ourselves and all others."""
+    async def _join(self) -> bytes:
+        """Get a new id. Notes whether the store has forgotten all whom we knew, or, if we knew nobody, some who listen."""
         own = secrets.token_hex(8).encode()
         former = self.teller.former
         known = {*former, *self.holders.listed()}
@@ -198,9 +200,9 @@ class Keeper:
         reply = await self.do(self._keys.join(own, count_listeners=not known))
         counters, listeners = self._judged(read_joined, reply)
         self.holders.joined(own, {name: count for name, count in counters.items() if name not in former}, asked_at)
-        if known:
-            return own, known.isdisjoint(counters)
-        return own, listeners > len(counters) - 1
+        if known.isdisjoint(counters) if known else listeners > len(counters) - 1:
+            self._is_flushed = True
+        return own
 
     async def _probe(self) -> None:
         """Does it take writes? Raises StoreDown, CommandError."""
@@ -209,7 +211,9 @@ class Keeper:
         except CommandError:
             self._is_refused = True
             raise
-        self._is_refused = False
+        if self._is_refused:
+            self._is_refused = False
+            self.healed(self._is_flushed)
 
     async def _forget_former(self) -> None:
         former = list(self.teller.former)

@@ -27,7 +27,6 @@ KINDS = ["connections", pytest.param("members", marks=pytest.mark.long)]  # the 
 YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s
-store_timeout: 1s
 routes:
   - {{name: connections, path: "/connections/{{room}}", upstream: game}}
   - {{name: members, path: "/members/{{room}}", upstream: game}}
