@@ -46,8 +46,8 @@ class GateProcess:
 
     async def listens(self) -> None:
         """Wait until the public port is open. Raises TimeoutError."""
-        await until(lambda: "listening" in self.text() or not self.is_running, PATIENCE)
-        ready = next((event for event in self.events() if event["event"] == "listening"), None)
+        await until(lambda: self.told("listening") or not self.is_running, PATIENCE)
+        ready = next(iter(self.told("listening")), None)
         assert ready is not None, self.text()
         self.port = int(ready["address"].rpartition(":")[2])
         self.admin = ready["admin"]
