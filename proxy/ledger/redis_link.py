@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.addresses import StoreAddress
 from proxy.ledger.breaker import PROBE_INTERVAL, Breaker
-from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
+from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line, why_not
 from proxy.ledger.link import CommandError, Locate
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
@@ -218,10 +218,8 @@ class RedisLink:
                 await connection.connect()  # type: ignore[no-untyped-call]  # of the library
                 await self._prepare(connection)
             return connection
-        except TimeoutError:
-            why = "no answer while connecting"
         except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
-            why = one_line(error)
+            why = why_not(error, tls=self._address.tls)
         except BaseException:
             if connection is not None:
                 await close(connection)
