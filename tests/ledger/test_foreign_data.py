@@ -12,7 +12,7 @@ from proxy.ledger.store import Claim, Denial, Grant, SeatClaim, StoreState
 from tests.ledger.instances import PATIENCE, Instance, address_of, instance
 from tests.ledger.penalty_contract import ANN, penalty
 from tests.ledger.store_contract import NOW, ask, denied, granted, member, seat, token
-from tests.support.redis_servers import RedisServer, redis_server
+from tests.support.redis_servers import Flavour, RedisServer, redis_server
 from tests.support.waiting import eventually, until
 
 TTL = 1.0  # seconds: who is not listed is soon taken for dead
@@ -22,9 +22,9 @@ BUCKETS = ["nan 1", "1 nan", "inf 1", "1 inf", "-inf 1", "-1e300 1", "1e999 1", 
 PENALTY = b"test:p:{%b}" % ANN
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[RedisServer]:
-    async with redis_server() as one:
+@pytest.fixture(params=[Flavour.REDIS, pytest.param(Flavour.VALKEY, marks=pytest.mark.long)], ids=lambda flavour: flavour.value)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[RedisServer]:
+    async with redis_server(request.param) as one:
         yield one
 
 

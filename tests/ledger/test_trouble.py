@@ -17,13 +17,13 @@ from proxy.ledger.store import Claim, Denial, StoreState
 from tests.ledger.instances import HEALED, PATIENCE, Instance, address_of, instance, seats_in, the_server_has
 from tests.ledger.store_contract import ask, denied, granted, member, seat, token
 from tests.support.cuttable import cuttable
-from tests.support.redis_servers import RedisServer, redis_server
+from tests.support.redis_servers import Flavour, RedisServer, redis_server
 from tests.support.waiting import eventually, until
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[RedisServer]:
-    async with redis_server() as one:
+@pytest.fixture(params=[Flavour.REDIS, pytest.param(Flavour.VALKEY, marks=pytest.mark.long)], ids=lambda flavour: flavour.value)
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[RedisServer]:
+    async with redis_server(request.param) as one:
         yield one
 
 
