@@ -73,6 +73,17 @@ class Keepalive:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.user_timeout * 1000))
 
 
+def hand_over(transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+    """Give a stream to another protocol, which hears of its loss also where that came first.
+
+    Over TLS the loss is told to the protocol that was there when it was seen, a turn of the loop later. So `connection_lost` may be called
+    for both, and twice.
+    """
+    transport.set_protocol(protocol)
+    if transport.is_closing():
+        asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
+
+
 def reset_at_close(transport: asyncio.BaseTransport) -> None:
     """Let the kernel end a connection with RST instead of FIN once it is closed, where there is such a thing."""
     sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())

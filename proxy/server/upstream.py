@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, cast
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.capacity import Dials
 from proxy.server.expiry import Expiry
-from proxy.server.sockets import Keepalive
+from proxy.server.sockets import Keepalive, hand_over
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import SHUTDOWN_TIMEOUT, keep_the_end, server_name, upstream_context
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of
@@ -69,6 +69,12 @@ class Dialer:
     async def _dial(self, upstream: Upstream, request: bytes) -> Answer:
         answer: asyncio.Future[Answer] = self._loop.create_future()
         try:
+            return await self._ask(upstream, request, answer)
+        finally:
+            _want_no_more(answer)
+
+    async def _ask(self, upstream: Upstream, request: bytes, answer: asyncio.Future[Answer]) -> Answer:
+        try:
             with Expiry(self._wheel, upstream.connect_timeout):
                 transport = await self._connect(upstream, lambda: _AwaitingAnswer(answer, request))
         except TimeoutError:
@@ -115,6 +121,12 @@ class Dialer:
 def _time_out(answer: asyncio.Future[Answer]) -> None:
     if not answer.done():
         answer.set_exception(UpstreamError("the upstream does not answer the handshake", 504))
+
+
+def _want_no_more(answer: asyncio.Future[Answer]) -> None:
+    """A dial that ends before its answer is awaited leaves nothing that somebody would have to look at."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
 
 
 def _reason(error: OSError) -> str:
@@ -203,9 +215,9 @@ class AnswerRelay:
 
     def begin(self) -> None:
         """Write the head, and what came behind it."""
-        self.client.set_protocol(_AnswerReader(self))
+        hand_over(self.client, _AnswerReader(self))
         self.client.write(_relayed_head(self._answer.head, self._framing))
-        self._upstream.set_protocol(_AnswerWriter(self))
+        hand_over(self._upstream, _AnswerWriter(self))
         self.receive(self._answer.rest)
         if not self._finished and not self._paused:
             self._upstream.resume_reading()
