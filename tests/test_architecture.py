@@ -28,6 +28,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "wire": (),
     "metrics": (),
     "log": (),
+    "unhandled": ("log",),
 }
 
 PURE = ("wire", "policy", "ledger")
