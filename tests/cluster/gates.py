@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from proxy.server.store_watch import DOWN
 from tests.support.redis_servers import ROOT, RedisServer, mortal
 from tests.support.waiting import until
 
@@ -80,6 +81,12 @@ class GateProcess:
             lines = (await response.text()).splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    async def decided_alone(self) -> float:
+        """Questions to which the store had no answer in its 200 ms, so far, and outages."""
+        samples = await self.scrape()
+        name = "wsgate_store_request_duration_seconds"
+        return samples[f"{name}_count"] - samples[f'{name}_bucket{{le="0.2"}}'] + len(self.told(DOWN))
 
     async def ready(self) -> int:
         """The status of /readyz."""
