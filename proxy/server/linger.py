@@ -110,7 +110,8 @@ class _Leaving(asyncio.Protocol):
                 return
             if halt is Turn.OVER:
                 self._wait_for_a_turn()
-                self._lingering.note_walked(self)
+                if walker.held:
+                    self._lingering.note_walked(self)
                 return
             if halt is not None:
                 self._walker = None  # no Close can be found behind a bad frame: read on until the end of the stream

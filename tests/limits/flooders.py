@@ -40,6 +40,7 @@ FRAMES = {
     "pings": (PING, b""),
     "fragments": (MORE, b""),
     "bytes": (EMPTY, b"x" * 1000),
+    "large": (EMPTY, b"x" * 16_000),
 }
 
 

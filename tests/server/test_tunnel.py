@@ -20,7 +20,7 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
 from proxy.server.turns import Turns
 from proxy.server.vigil import Patience, Rounds
-from proxy.wire.frames import TURN, FrameWalker, Turn, Verdict
+from proxy.wire.frames import TURN, TURN_SIZE, FrameWalker, Turn, Verdict
 from tests.support.backends import RawConnection, waiting_backend
 from tests.support.gate import running
 from tests.support.pair import Pair, pair
@@ -961,6 +961,19 @@ async def test_two_floods_have_one_turn_between_them() -> None:
         assert await backend.exactly(len(MASKED) * 10 * TURN) == await behind.exactly(len(MASKED) * 10 * TURN)
         assert all(sum(later) - sum(before) <= TURN for before, later in pairwise(seen))
         assert all(abs(first - other) <= TURN for first, other in seen)
+
+
+async def test_large_messages_come_in_turns_too() -> None:
+    """A transport that goes on reading brings 8 MB in one turn of the loop."""
+    async with holding() as (tunnel, meter, client, backend, _):
+        meter.held = False
+        message = ours(BINARY, bytes(TURN_SIZE))
+        tunnel.client.data_received(message)
+        assert not tunnel.client.transport.is_reading()
+        assert await backend.exactly(len(message)) == message
+        await until(tunnel.client.transport.is_reading)
+        await client.send(MASKED)
+        assert await backend.raw_frame() == MASKED
 
 
 async def test_nothing_is_read_of_a_flood_before_it_was_walked() -> None:
