@@ -62,6 +62,10 @@ class Program:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def waited(self) -> float:
+        """Seconds that the thread of the event loop could have run so far, while others had its core. proc(5): in nanoseconds."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def resident(self) -> int:
         """Bytes of memory in use. proc(5): the second number of statm is resident pages."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]

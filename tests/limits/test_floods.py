@@ -24,6 +24,7 @@ from tests.limits.neighbourhood import AT_MOST, LAST, MORE, WINDOW, WINDOWS, ech
 from tests.limits.program import REPOSITORY, Program, program, wait_until
 from tests.support.compiled import Load, compile_load
 
+DISTURBED = 0.03  # of a window, in which the gate may wait for its core: what is measured is a hundredth of the messages
 LOOKS = 9  # at the longest turn, each time of
 LOOK = 0.3  # seconds
 LONGEST = MORE / 2 / 1000  # milliseconds
@@ -140,25 +141,31 @@ def test_a_flood_takes_short_turns_of_the_loop_and_no_memory(
 @pytest.mark.timeout(300)
 @every_flood
 def test_players_feel_nothing_of_a_flood(flood: Flooded, load: Load, tmp_path: Path, unused_tcp_port_factory: Ports) -> None:
-    alone, beside, shares = [], [], []
     done: list[dict[str, int]] = []
+    alone: list[float] = []
+    beside: list[float] = []
     with on_other_cores() as core, stage(load, tmp_path, unused_tcp_port_factory, core) as (gate, backend):
         before = gate.descriptors()
         p99(load, gate)  # a first window, for memory and code to be warm
-        while len(beside) < WINDOWS or median(beside) > median(alone) + MORE:
+        for _ in range(AT_MOST):
             wait_until(lambda: gate.descriptors() <= before, 20)
-            alone.append(p99(load, gate))
+            if (felt := undisturbed(load, gate)) is not None:
+                alone.append(felt)
             wait_until(lambda: gate.descriptors() <= before, 20)
             with flooded(gate, flood.kind, backend, done, LAST):
-                cpu = gate.cpu()
-                felt = p99(load, gate)
-                share = (gate.cpu() - cpu) / WINDOW
-            if is_strong(flood, done[-1]):
+                felt = undisturbed(load, gate)
+            if felt is not None and is_strong(flood, done[-1]):
                 beside.append(felt)
-                shares.append(share)
-            if len(alone) == AT_MOST:
+            if min(len(alone), len(beside)) >= WINDOWS and median(beside) <= median(alone) + MORE:
                 break
         wait_until(lambda: gate.descriptors() <= before, 20)
-    sys.stdout.write(f"{flood.kind}: p99 in µs {sorted(alone)} alone, {sorted(beside)} beside {done}; {median(shares):.0%} of a core\n")
-    assert len(beside) >= WINDOWS
+    sys.stdout.write(f"{flood.kind}: p99 in µs {sorted(alone)} alone, {sorted(beside)} beside, of {len(done)} windows: {done}\n")
+    assert min(len(alone), len(beside)) >= WINDOWS, "the machine was too busy to tell"
     assert median(beside) <= median(alone) + MORE
+
+
+def undisturbed(load: Load, gate: Program) -> float | None:
+    """The 99th percentile in µs of a window; None where others had much of the gate's core, since that tells of them."""
+    waited = gate.waited()
+    felt = p99(load, gate)
+    return felt if gate.waited() - waited <= DISTURBED * WINDOW else None
