@@ -53,6 +53,7 @@ class Lanes(LoadScheduling):
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
         self._alone: set[int] = set()  # those that have not ended
+        self._computes: list[bool] = []  # of each test
 
     def schedule(self) -> None:
         """All workers have collected: begin. Called again when a new worker has taken the place of a dead one."""
@@ -61,6 +62,7 @@ class Lanes(LoadScheduling):
                 return
             self.collection = next(iter(self.node2collection.values()))
             self.pending[:] = range(len(self.collection))
+            self._computes = [is_one_of(COMPUTES, test) for test in self.collection]
             self._alone = {index for index in self.pending if is_one_of(ALONE, self.collection[index])}
         self._give_to_all()
 
@@ -98,7 +100,6 @@ class Lanes(LoadScheduling):
             self.check_schedule(node)
 
     def _next_for(self, node: WorkerController) -> int | None:
-        assert self.collection is not None
         if self._alone:
             if node is not self.nodes[0]:
                 return None
@@ -108,7 +109,7 @@ class Lanes(LoadScheduling):
         wanted = computes(node)
         other = None
         for index in self.pending:
-            if is_one_of(COMPUTES, self.collection[index]) == wanted:
+            if self._computes[index] == wanted:
                 return index
             if other is None:
                 other = index
