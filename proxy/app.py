@@ -47,6 +47,7 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.tunnel import Surroundings
+from proxy.server.turns import Turns
 from proxy.server.upgrade import GOING_DOWN, NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
 from proxy.server.vigil import Patience, Rounds
@@ -85,7 +86,8 @@ class Gate:
         self._store: Store = self._memory if self._shared is None else ScopedStore(self._memory, self._shared, own_rules)
         self._wheel = TimingWheel(self._loop)
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._wheel)
+        self._turns = Turns(self._loop)
+        self._lingering = Lingering(self._wheel, self._turns)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.live = Live(self.totals, self._store, log)
         self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
@@ -132,7 +134,7 @@ class Gate:
             capacity=capacity,
             log=self._log,
             dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
-            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience), self._turns),
             buffer=tunnel.buffer,
             scheme=scheme,
         )

@@ -18,6 +18,7 @@ from typing import Any, Final
 from proxy.log import Log
 
 EVENT: Final = "unhandled"
+EXPECTED: Final = ("Fatal error on SSL protocol",)  # uvloop's answer to a write behind a peer's reset; that end is told as any other
 PLACES: Final = 4  # frames of a traceback that are told
 _WORDS: Final = re.compile(r"[A-Za-z ,.'-]*")
 
@@ -26,7 +27,9 @@ def report_to(log: Log, loop: asyncio.AbstractEventLoop) -> None:
     """Write all of it to `log`, from now on: what this loop finds, what Python cannot raise, warnings and errors of libraries."""
 
     def from_loop(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        _report(log, str(context.get("message")), context.get("exception"))
+        message = str(context.get("message"))
+        if message not in EXPECTED:
+            _report(log, message, context.get("exception"))
 
     def from_python(unraisable: sys.UnraisableHookArgs) -> None:
         _report(log, "an exception that could not be raised", unraisable.exc_value)

@@ -108,6 +108,11 @@ async def test_what_python_cannot_raise_is_told(heard: Heard) -> None:
     assert TOKEN not in heard.stream.getvalue()
 
 
+async def test_what_a_peer_does_to_tls_is_no_news(heard: Heard) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": "Fatal error on SSL protocol", "exception": RuntimeError("closed")})
+    assert heard.lines == []
+
+
 async def test_it_is_no_flood_of_lines(heard: Heard) -> None:
     for _ in range(LINES_PER_SECOND + 5):
         logging.getLogger("library").error("again")

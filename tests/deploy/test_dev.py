@@ -362,7 +362,7 @@ def test_arguments_reach_the_gate_which_takes_the_place_of_the_script(tmp_path: 
 
 @pytest.mark.parametrize("arguments", [[], ["--long"]])
 def test_the_whole_suite_must_cover_the_package(arguments: list[str]) -> None:
-    assert dev.suite_options(arguments)[:2] == ["--cov", "--cov-fail-under=95"]
+    assert "--cov-fail-under=95" in dev.suite_options(arguments)
 
 
 @pytest.mark.parametrize("arguments", [["tests/wire"], ["--long", "-k", "walker"]])

@@ -12,11 +12,10 @@ from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
 from proxy.ledger.store import StoreState
 from tests.support.redis_servers import HOST, RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 TTL = 3.0  # seconds; a heartbeat is 0.6
 HEALED = 5.0  # seconds until all is well again
-PATIENCE = 30.0  # seconds, on a busy machine
 
 
 @dataclass
