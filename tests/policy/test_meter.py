@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from ipaddress import ip_address, ip_network
 from itertools import permutations
 
 import pytest
@@ -16,7 +17,7 @@ from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Denial
 from proxy.ledger.token_bucket import TokenBucket
-from proxy.policy.admission import AdmissionRules
+from proxy.policy.admission import AdmissionRules, applies
 from proxy.policy.identity import Principal
 from proxy.policy.meter import EARLY, LATE, NO_LIMIT, Account, FrameRule, Meter, MeterRules, Meters
 from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
@@ -85,6 +86,29 @@ class TestEveryRuleFires:
         gate = Gate(rule(MESSAGES, USER, limit=0, when=When(routes=frozenset(("chat",)))))
         assert gate.rules.compile(ANN, gate.store, NOW) is None
         assert messages(gate.meter(beside(ROUTE)), 1) == [DROP]
+
+    @pytest.mark.parametrize("when", [When(), When(room="r*"), When(networks=(ip_network("10.0.0.0/8"),))], ids=["any", "room", "ip"])
+    def test_whoever_came_before(self, when: When) -> None:
+        """What is remembered of one principal is used for those whom the same rules are about, and for nobody else."""
+        rules = (
+            rule(MESSAGES, USER, name="all", when=when),
+            rule(MESSAGES, ROOM, name="rooms"),
+            rule(MESSAGES, IP, name="strangers", when=When(anonymous=True)),
+            rule(BYTES, IP, name="chat", when=When(routes=frozenset(("chat",))), direction=Direction.OUT),
+        )
+        everybody = [
+            replace(ANN, route=route, room=room, anonymous=anonymous, address=ip_address(address))
+            for route in ("chat", "arena")
+            for room in ("red", "blue", None)
+            for anonymous in (True, False)
+            for address in ("10.1.1.1", "11.1.1.1")
+        ]
+        gate = Gate(*rules)
+        for who in [*everybody, *reversed(everybody)]:
+            expected = {one.name for one in rules if applies(one, who)}
+            meters = gate.rules.compile(who, gate.store, NOW) or Meters(None, None)
+            assert {account.frame_rule.rule.name for meter in meters if meter for account in meter.accounts} == expected
+            assert (meters.outward is None) is (who.route != "chat")
 
     def test_mistake_a_per_user_rule_that_never_saw_a_user(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=1))
