@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 from proxy.ledger.leased_bucket import LeasedBucket
 from tests.ledger.instances import Instance
@@ -72,9 +73,9 @@ def asked(cluster: Sequence[Instance]) -> int:
     return sum(one.store._shared._link.commands for one in cluster)
 
 
-def excess(users: Sequence[User], rate: float) -> float:
-    """The most that passed in any window beyond what came in its time: at most burst + rate * LATE."""
-    times = sorted(time for user in users for time in user.times)
+def excess(said: Sequence[Sequence[float]], rate: float) -> float:
+    """`said`: when messages passed. Returns the most that passed in any window beyond what came in its time: at most burst + rate * LATE."""
+    times = sorted(chain.from_iterable(said))
     worst = lowest = 0.0
     for count, moment in enumerate(times):
         balance = count - rate * moment
