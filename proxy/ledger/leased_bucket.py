@@ -233,6 +233,8 @@ class LeasedBucket(TokenBucket):
     def unanswered(self) -> None:
         """No answer comes, but the store is there: whoever waits asks again."""
         self.deadline = inf
+        if not self._waiting:
+            self._patience = inf  # nobody has lost any of it
         self._wake()
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float, left: float = inf) -> None:

@@ -226,16 +226,26 @@ class TestNoAnswer:
         assert not bucket.would_pass(1.0, now)
         while now < NOW + PATIENCE:
             assert now < bucket.known_at(1.0, now) <= NOW + PATIENCE
+            bucket.call_when_known(lambda: None)
             now = bucket.known_at(1.0, now)
             assert not bucket.would_pass(1.0, now)
         assert bucket.known_at(1.0, now) == now
+        bucket.call_when_known(lambda: None)
         landlord.late(bucket, now)
         assert not bucket.would_pass(1.0, now + PAUSE)
         assert bucket.known_at(1.0, now + PAUSE) == now + PAUSE
+        bucket.call_when_known(lambda: None)
         landlord.late(bucket, now)
         later = now + PAUSE + SOON
         assert not bucket.would_pass(1.0, later)
         assert bucket.known_at(1.0, later) == later + TIMEOUT
+
+    def test_what_was_asked_for_ahead_of_need_takes_no_patience_from_anybody(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        landlord.late(bucket, NOW + TIMEOUT)
+        assert not bucket.would_pass(1.0, NOW + PATIENCE)
+        assert bucket.known_at(1.0, NOW + PATIENCE) == NOW + PATIENCE + TIMEOUT
 
     def test_an_answer_ends_the_patience_with_the_question(self) -> None:
         bucket, _ = shared()
