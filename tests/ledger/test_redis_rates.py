@@ -246,13 +246,64 @@ async def test_a_flush_gives_no_fresh_burst_to_whoever_asks_first_after_it() -> 
             assert user.longest < 1.0
 
 
-async def test_a_first_message_after_a_flush_waits_until_the_store_is_told_and_passes() -> None:
+async def test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes() -> None:
     async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
         await server.ask("FLUSHALL")
         user = User(cluster[0], rate=SLOW, burst=20.0)
         assert await user.say()
         assert user.bucket.mode is Mode.OWNED
         assert not await user.say()
+
+
+async def test_a_flush_gives_no_first_message_to_those_who_are_known() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        users = [User(one, rate=SLOW, burst=5.0) for one in cluster]
+        assert sum([await user.say_all(10) for user in users]) <= 5
+        assert {user.bucket.mode for user in users} == {Mode.SHARED}
+        await server.ask("FLUSHALL")
+        assert not [await user.say() for user in users if await user.say()]
+
+
+async def test_a_late_answer_is_asked_for_again_and_nothing_passes_without_one() -> None:
+    async with redis_server() as server, far_instances(2, server, 0.0) as cluster:
+        users = [User(one, rate=100.0, burst=100.0) for one in cluster]
+        await asyncio.gather(*(user.flood(0.5) for user in users))
+        link = cluster[0].store._shared._link
+        before = len(users[0].times)
+        server.freeze()
+        saying = asyncio.ensure_future(users[0].flood(1.4 * DEADLINE))
+        await asyncio.sleep(1.4 * DEADLINE)
+        assert link.is_usable
+        assert users[0].bucket.mode is Mode.SHARED
+        assert len(users[0].times) - before <= 20  # of the lease that was there
+        server.thaw()
+        await saying
+        await users[0].flood(0.5)
+        assert users[0].bucket.mode is not Mode.ALONE
+
+
+async def test_far_from_the_store_a_user_who_moves_waits_for_three_round_trips_and_goes_on() -> None:
+    round_trip = 0.15
+    async with redis_server() as server, far_instances(2, server, round_trip) as cluster:
+        first, second = (User(one, rate=SLOW, burst=20.0) for one in cluster)
+        assert await first.say_all(5) == 5
+        assert first.bucket.mode is Mode.OWNED
+        assert await second.say()
+        assert second.bucket.mode is Mode.SHARED
+        assert second.longest < 3 * round_trip + 0.3
+
+
+async def test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate() -> None:
+    async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
+        first = User(cluster[0], rate=10.0, burst=20.0)
+        assert await first.say()
+        cluster[0].store._shared_rates.hear(b"ytest:b:{" + KEY + b"}")
+        assert first.bucket.mode is Mode.SHARED
+        server.kill()
+        await until(lambda: not cluster[0].store._shared_rates._link.is_usable)
+        await first.say()
+        assert first.bucket.mode is Mode.ALONE
+        assert first.bucket.rate == 5.0
 
 
 async def test_a_bucket_that_was_thrown_away_is_not_full_for_those_who_shared_it() -> None:

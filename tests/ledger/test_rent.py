@@ -205,7 +205,15 @@ class TestLeases:
         await asyncio.sleep(0.3)
         said = await ann.ask(1.0, 1_000.0, rate=1_000.0, may_own=False)
         assert isinstance(said, Leased)
-        assert 10 < said.tokens <= 10.0 + 1_000.0 * 0.1
+        assert 10 < said.tokens <= 10.0 + 1_000.0 * 0.05
+        assert said.tokens + said.left == pytest.approx(60, abs=0.01)
+
+    async def test_one_that_holds_a_quarter_of_a_second_holds_no_more_than_its_burst(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=0.0)
+        await asyncio.sleep(0.3)
+        said = await ann.ask(1.0, 1_000.0, rate=1_000.0, burst=250.0, may_own=False)
+        assert isinstance(said, Leased)
+        assert said.tokens + said.left == pytest.approx(250, abs=0.01)
 
 
 class TestTrouble:
