@@ -34,7 +34,7 @@ FAREWELL: Final = 1.0  # seconds to give everything back
 BACKSTOP: Final = 0.05  # seconds that the link may take to say that there is no answer
 QUESTIONS: Final = 3  # that a frame waits for; where none is answered the link gives up as well
 OWNER: Final = 0.15  # seconds that a frame waits for an owner besides (lua/rent.lua)
-FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that nobody here has heard of, and that began as empty
+FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, unless it is known here that there were fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,7 @@ class RedisRates:
         self._alone.add(bucket)
 
     def _question(self, bucket: LeasedBucket, now: float) -> Rent:
-        least = 0.0 if bucket.sharers else FIRST_MESSAGE
-        return replace(self._word(bucket, level=least), need=bucket.need, want=bucket.want, most=bucket.most(now))
+        return replace(self._word(bucket, level=FIRST_MESSAGE), need=bucket.need, want=bucket.want, most=bucket.most(now))
 
     def _word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
         return Rent(bucket.key, bucket.full_rate, bucket.burst, verb, bucket.epoch, level, may_own=self._hears)

@@ -303,6 +303,11 @@ class TestTrouble:
             assert 0 < await client.pttl(NAME) <= 86_400_000
         assert await bob.ask(1.0, rate=10.0, may_own=False) == Leased(0.0, 0.201, 1)
 
+    async def test_so_does_one_whom_nobody_has_asked(self, server: RedisServer, ann: Tenant) -> None:
+        await ann.own()
+        assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
+        assert await field(server, "l") == b"0"
+
     async def test_one_who_gives_back_what_is_not_there_leaves_nothing(self, server: RedisServer, ann: Tenant) -> None:
         assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
         assert await field(server, "l") is None

@@ -2495,13 +2495,6 @@ RATES = (
         (f"{_TRAFFIC}::test_a_late_answer_is_asked_for_again_and_nothing_passes_without_one",),
     ),
     Mutant(
-        "the_first_question_has_the_only_deadline",
-        REDIS_RATES,
-        "        bucket.put_off(now + retry + self._timeout, now)\n",
-        "",
-        (f"{_TRAFFIC}::test_far_from_the_store_a_user_who_moves_waits_for_three_round_trips_and_goes_on",),
-    ),
-    Mutant(
         "nobody_says_that_it_is_not_listed",
         REDIS_RATES,
         "        self.not_listed(holder)\n        self.late",
@@ -2509,10 +2502,10 @@ RATES = (
         (f"{_TRAFFIC}::test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes",),
     ),
     Mutant(
-        "a_bucket_that_is_known_has_a_first_message_after_each_flush",
+        "asks_without_what_it_knows",
         REDIS_RATES,
-        "least = 0.0 if bucket.sharers else FIRST_MESSAGE",
-        "least = FIRST_MESSAGE",
+        ", most=bucket.most(now))",
+        ")",
         (f"{_TRAFFIC}::test_a_flush_gives_no_first_message_to_those_who_are_known",),
     ),
     Mutant(
