@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from proxy.ledger import redis_rates
 from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
+from proxy.ledger.store import StoreState
 from tests.ledger.instances import Instance, address_of, instance
 from tests.ledger.talkers import KEY, LATE, User, asked, excess, hears
 from tests.support.cuttable import cuttable
@@ -452,6 +456,25 @@ async def test_one_that_is_told_to_give_back_what_it_knows_nothing_of_gives_back
         second = User(cluster[1], rate=10.0, burst=20.0)
         await eventually(second.say, 2.0)
         assert await second.say_all(20) < 5
+
+
+async def test_the_rights_that_the_page_names_suffice_for_two_who_share() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    named = [page.partition(start)[2].partition(", on `")[0] for start in ("An ACL must", "Commands that an ACL must allow")]
+    rights = [f"+{command.lower()}" for part in named for command in re.findall("`([A-Z|]+)`", part)]
+    async with redis_server() as server, AsyncExitStack() as stack:
+        await server.ask("ACL", "SETUSER", "gate", "on", ">secret", "~test:*", "&test:*", "-@all", *rights)
+        address = replace(address_of(server), username="gate", password="secret")
+        two = [await stack.enter_async_context(instance(address)) for _ in range(2)]
+        for one in two:
+            await until(lambda one=one: hears(one), 30.0)  # type: ignore[misc]  # as above
+        users = [User(one, rate=SLOW, burst=20.0) for one in two]
+        assert [await user.say_all(5) for user in users] == [5, 5]
+        assert {user.bucket.mode for user in users} == {Mode.SHARED}
+        await server.ask("FLUSHALL")
+        await asyncio.gather(*(user.flood(1.0) for user in users))
+        assert Mode.ALONE not in {user.bucket.mode for user in users}
+        assert not any(StoreState.DOWN in one.heard.states for one in two)
 
 
 async def test_at_a_stop_everything_is_given_back() -> None:
