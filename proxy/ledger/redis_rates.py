@@ -24,6 +24,7 @@ from typing import Final
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
 AT_ONCE: Final = 500  # buckets told at once when all are told again
@@ -278,8 +279,11 @@ class RedisRates:
 
     def _tell(self, word: Rent) -> None:
         """Say something to which there is no answer that matters."""
+        self._call_away(self._commands.rent(word, self._knowledge(None, time.monotonic())))
+
+    def _call_away(self, command: Command) -> None:
         with suppress(StoreDown):
-            self._link.call(self._commands.rent(word, self._knowledge(None, time.monotonic()))).add_done_callback(_look_away)
+            self._link.call(command).add_done_callback(_look_away)
 
     # --- doubts
 
@@ -303,6 +307,7 @@ class RedisRates:
         self._is_there = self._was_there = True
         if lost_data:
             self._lost_at = now
+            self._call_away(self._commands.lost())
         for bucket in list(self._healing):
             self.late(bucket, now)
             self._rest(bucket)

@@ -11,6 +11,8 @@ from typing import Final
 from proxy.ledger.scripts import RENT, Command
 
 YIELD: Final = b"y"  # begins a message: somebody else wants the bucket that we own
+LOSS: Final = b"l"  # the name of the mark that the store has lost its data
+LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/rent.lua)
 FREED: Final = b"f"  # the bucket that we want was given back
 
 
@@ -97,12 +99,13 @@ class RentCommands:
         self._names = self._prefix + b"b:{"
         self._channels = self._prefix + b"i:"
         self._instance = instance
-        self._listing = tuple(listing)
+        self._loss = self._prefix + LOSS
+        self._checked = (*listing, self._loss) if listing else ()
         self.channel = self._channels + instance
 
     def rent(self, rent: Rent, knowledge: Knowledge, holder: bytes = b"") -> Command:
         return RENT.call(
-            (self._names + rent.key + b"}", *self._listing),
+            (self._names + rent.key + b"}", *self._checked),
             self._instance,
             self._channels,
             rent.verb.value,
@@ -118,6 +121,10 @@ class RentCommands:
             b"-1" if rent.most == inf else _number(max(0.0, rent.most)),
             holder,
         )
+
+    def lost(self) -> Command:
+        """The store has lost its data just now. Whoever comes to it later is to know; who said so first is believed."""
+        return (b"SET", self._loss, b"1", b"PX", b"%d" % LOSS_TTL, b"NX")
 
     def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
         """(YIELD or FREED, key), or None for what is not ours."""

@@ -250,6 +250,21 @@ async def test_a_flush_gives_no_fresh_burst_to_whoever_asks_first_after_it() -> 
             assert user.longest < 1.0
 
 
+async def test_one_who_starts_after_a_flush_takes_no_bucket_to_be_full() -> None:
+    async with redis_server() as server, instances(1, server) as cluster:
+        user = User(cluster[0], rate=1.0, burst=100.0)
+        assert await user.say_all(100) >= 99
+        user.leave()
+        before = cluster[0].holder
+        await server.ask("FLUSHALL")
+        await until(lambda: cluster[0].holder not in (None, before), 30.0)
+        await cluster[0].up()
+        async with instances(1, server) as late:
+            user = User(late[0], rate=1.0, burst=100.0)
+            await user.flood(1.0)
+            assert 1 <= len(user.times) <= 10
+
+
 async def test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes() -> None:
     async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
         await server.ask("FLUSHALL")

@@ -9,7 +9,7 @@ from math import isclose
 
 import pytest
 
-from proxy.ledger.rent import Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.rent import LOSS_TTL, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
 from proxy.ledger.scripts import RENT
 from tests.support.redis_servers import RedisServer, redis_server
 
@@ -331,6 +331,27 @@ class TestTrouble:
         await server.ask("DEL", "test:h")
         assert await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=3.0)) is Said.DONE  # what is given back is taken
         assert await field(server, "l") == b"3"
+
+    async def test_whoever_comes_after_a_loss_of_data_finds_its_mark(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        bob.commands, bob.holder = RentCommands("test:", b"bob", [b"test:h"]), b"me"
+        await server.ask("HSET", "test:h", "me", "1")
+        async with server.client(decode_responses=False) as client:
+            await client.execute_command(*ann.commands.lost())
+            await client.pexpire("test:l", LOSS_TTL - 500)
+            await client.execute_command(*ann.commands.lost())  # who says so later says nothing new
+        said = await bob.ask(rate=10.0)
+        assert isinstance(said, Owned)
+        assert said.level == pytest.approx(5.0, abs=3)
+        async with server.client(decode_responses=False) as client:
+            await client.delete(NAME)
+        bob.knowledge = Knowledge(kept=0.2)
+        said = await bob.ask(rate=10.0)
+        assert isinstance(said, Owned)
+        assert said.level == 2.0
+        async with server.client(decode_responses=False) as client:
+            await client.delete(NAME, "test:l")
+        bob.knowledge = Knowledge()
+        await bob.own(10.0)
 
     async def test_what_an_instance_knows_is_the_most_that_is_there(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         """The key was thrown away, or its stamp was moved by a clock that jumped ahead."""

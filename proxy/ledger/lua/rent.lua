@@ -8,7 +8,7 @@
 --                      o, e   the owner's id and the epoch of its ownership, if there is an owner
 --                      w      since when another one wants the bucket from its owner (microseconds)
 --                      i<id>  an instance that has asked lately: "when need slot"; slot: when its turn is to ask again (0: any time)
---       the listing of holders, if whoever asks must be listed
+--       if whoever asks must be listed: the listing of holders; the mark of a loss of data, which lives for a day from then on
 -- ARGV  1 id   2 prefix of channels: an instance hears on prefix .. id
 --       3 verb: ask | yield (the owner gives the bucket back) | leave (nobody there uses it any more)
 --       4 rate (tokens per second)   5 burst (tokens); both 0 if whoever yields knows nothing of the bucket
@@ -38,6 +38,7 @@ local PATIENCE = 150000     -- microseconds until an owner that does not answer 
 local GRACE = 250000        -- microseconds for which a slot is kept after its time
 local FORGET = 10000000     -- microseconds after which an instance's field is removed
 local OWNED_TTL = 86400000  -- milliseconds
+local MARK_TTL = 86400000   -- milliseconds, of the mark of a loss (rent.py)
 local MOST_FIELDS = 4096    -- more than instances ever leave in a bucket, and fewer than Lua can unpack
 local LARGEST = 2 ^ 53
 
@@ -144,6 +145,8 @@ end
 local capacity = burst
 if sharers > 1 then capacity = burst + rate * SPARE end
 if not level then
+  local left = KEYS[3] and redis.call('PTTL', KEYS[3]) or -1
+  if left >= 0 then kept = math.min(kept < 0 and LARGEST or kept, math.max(0, MARK_TTL - left) * 1000) end
   if ARGV[6] ~= '' then level = math.min(number(ARGV[7]) or 0, burst)
   elseif kept < 0 then level = burst
   else level = math.min(burst, math.max(tonumber(ARGV[7]), rate * kept / 1000000)) end
