@@ -60,7 +60,7 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     link = _open_link(options, events)
     keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
-    commands = RentCommands(options.prefix, secrets.token_hex(8).encode())
+    commands = RentCommands(options.prefix, secrets.token_hex(8).encode(), keys.listing)
     rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
     subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening, events.deaf)
 
@@ -69,6 +69,7 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
         subscription.start()  # never before we are listed: see lua/join.lua
 
     shared.keeper.doubted, shared.keeper.healed = rates.doubted, healed
+    rates.holder, rates.not_listed = lambda: shared.keeper.holders.own, shared.keeper.not_listed
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 
 
