@@ -16,6 +16,8 @@ from aiohttp import http_parser
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
@@ -31,6 +33,8 @@ READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls a
 CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
 KEEP_ALIVE: Final = 4.0  # seconds that an idle connection is kept: less than the 5 s of Node and uvicorn, so that we close it first
 MAX_FIELD: Final = 16 * 1024  # bytes of an answer's status line or of one header field
+MAX_HEAD: Final = 256 * 1024  # bytes of an answer's head, interim ones before it included: browsers and curl take as much
+SHORTEST_FIELD: Final = len("a:\r\n")  # bytes
 BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
 
 
@@ -56,6 +60,7 @@ class HttpClient:
             timeout=aiohttp.ClientTimeout(total=None, connect=upstream.connect_timeout, sock_read=READ_TIMEOUT),
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
+            max_headers=MAX_HEAD // SHORTEST_FIELD,  # it is their bytes that are bounded
             read_bufsize=BODY_BUFFER,
         )
 
@@ -150,7 +155,28 @@ class _Method(str):
 
 
 class _Answers(ResponseHandler):
-    """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody."""
+    """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody.
+    Heads are bounded by their bytes."""
+
+    _room = MAX_HEAD  # bytes that are left for heads
+    _awaited = True  # the final head
+
+    def set_response_params(self, **options: Any) -> None:
+        self._room = MAX_HEAD
+        self._awaited = True
+        super().set_response_params(**options)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        self._awaited = data[0].code < 200
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._awaited:
+            self._room -= len(data)
+            if self._room < 0 and self.transport is not None:
+                self.set_exception(aiohttp.ClientPayloadError("the head is too long"))
+                self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         body = self._payload

@@ -204,6 +204,39 @@ async def test_a_body_whose_chunks_turn_out_wrong_does_not_leave_its_reader_wait
                 await asyncio.wait_for(reading, PATIENCE)
 
 
+# --- heads ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [126, 127, 128, 1000, 10_000])
+async def test_an_answer_may_have_any_number_of_header_fields(fields: int) -> None:
+    lines = b"".join(b"X-%d: 1\r\n" % number for number in range(fields))
+    async with recording_backend() as backend, client_of(backend.url) as client:
+        backend.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + lines + b"\r\nok"
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        async with asyncio.timeout(PATIENCE), await client.ask("GET", "/", headers, None, expects=False) as answer:
+            assert len(answer.raw_headers) == fields + 1
+            assert await answer.read() == b"ok"
+
+
+@pytest.mark.parametrize(
+    "part", [b"X: " + b"x" * 1000 + b"\r\n", b"\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n"], ids=["fields", "interim"]
+)
+async def test_a_head_that_does_not_end_is_502(part: bytes) -> None:
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        asking = asyncio.create_task(failure(client))
+        backend = await arrived.get()
+        await backend.send(b"HTTP/1.1 103 Early Hints\r\n")
+        sent = 0
+        while not asking.done() and sent < 4 * http_client.MAX_HEAD:
+            sent += len(part)
+            try:
+                await backend.send(part)
+            except ConnectionError:
+                break
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(asking, PATIENCE) == (502, "the upstream does not answer as it should")
+
+
 # --- TLS ------------------------------------------------------------------------------------------------------------------------
 
 
