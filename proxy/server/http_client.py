@@ -156,15 +156,21 @@ class _Method(str):
 
 class _Answers(ResponseHandler):
     """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody.
-    Heads are bounded by their bytes."""
+    Heads are bounded by their bytes, and an interim one does not end the wait for the final one."""
 
     _room = MAX_HEAD  # bytes that are left for heads
     _awaited = True  # the final head
+    _asked = False  # the request is out, body and all
 
     def set_response_params(self, **options: Any) -> None:
         self._room = MAX_HEAD
         self._awaited = True
+        self._asked = False
         super().set_response_params(**options)
+
+    def start_timeout(self) -> None:
+        self._asked = True
+        super().start_timeout()
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         self._awaited = data[0].code < 200
@@ -173,6 +179,8 @@ class _Answers(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._awaited:
+            if self._asked:  # aiohttp ends the wait when any head has come
+                self.start_timeout()
             self._room -= len(data)
             if self._room < 0 and self.transport is not None:
                 self.set_exception(aiohttp.ClientPayloadError("the head is too long"))

@@ -822,6 +822,35 @@ async def test_a_backend_that_says_nothing_is_504(monkeypatch: pytest.MonkeyPatc
         assert await (await next_of(arrived)).rest() == b""
 
 
+@pytest.mark.parametrize("interim", [b"103 Early Hints\r\nLink: </x>", b"102 Processing", b"100 Continue"])
+@pytest.mark.parametrize("body", [b"", b"hello"])
+async def test_a_backend_that_says_nothing_after_an_interim_answer_is_504(
+    monkeypatch: pytest.MonkeyPatch, interim: bytes, body: bytes
+) -> None:
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.1)
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", f"Content-Length: {len(body)}", body=body))
+        backend = await next_of(arrived)
+        assert await backend.exactly(len(body)) == body
+        await backend.send(b"HTTP/1.1 " + interim + b"\r\n\r\n")
+        assert (await client.answer()).status == 504
+        assert await backend.rest() == b""
+
+
+async def test_an_upload_may_last_after_an_interim_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.5)
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", "Content-Length: 5", "Expect: 100-continue"))
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await client.status() == 100
+        await asyncio.sleep(0.7)  # longer than a silence of the backend may be
+        await client.send(b"hello")
+        assert await backend.exactly(5) == b"hello"
+        await backend.send(OK)
+        assert (await next_answer(client)).body == b"ok"
+
+
 @pytest.mark.parametrize(
     "part",
     [
