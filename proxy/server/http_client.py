@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -41,6 +41,10 @@ BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
 def is_compiled() -> bool:
     """Does aiohttp run with its C extensions? Its fallback in Python costs much more, and had bugs of its own."""
     return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy
+
+
+class BodyLostError(Exception):
+    """The rest of a request's body will not come. To be raised by a body; who does so has given the request up."""
 
 
 class HttpClient:
@@ -156,7 +160,8 @@ class _Method(str):
 
 class _Answers(ResponseHandler):
     """Who waits for more of a body hears that its connection has ended; of one whose framing turns out wrong aiohttp tells nobody.
-    Heads are bounded by their bytes, and an interim one does not end the wait for the final one."""
+    Heads are bounded by their bytes, and an interim one does not end the wait for the final one. An answer that has come counts, even if
+    the connection was lost to a write before it was read: who answers before it has read all, and closes, resets the connection."""
 
     _room = MAX_HEAD  # bytes that are left for heads
     _awaited = True  # the final head
@@ -187,10 +192,30 @@ class _Answers(ResponseHandler):
                 self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None and self.transport is not None:
+            for data in _unread(self.transport):
+                self.data_received(data)
         body = self._payload
         super().connection_lost(exc)
         if body is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(aiohttp.ClientPayloadError("the connection ended before the body"))
+
+
+def _unread(transport: asyncio.Transport) -> Iterator[bytes]:
+    """What is still to be read from a transport that is lost, but not closed yet. Of TLS nothing: nobody would decrypt it."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return
+    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        for _ in range(MAX_HEAD // BODY_BUFFER):
+            data = sock.recv(BODY_BUFFER, socket.MSG_DONTWAIT)
+            if not data:
+                break
+            yield data
+    except OSError:
+        pass
+    finally:
+        sock.detach()
 
 
 class _Request(aiohttp.ClientRequest):
@@ -209,9 +234,31 @@ class _Request(aiohttp.ClientRequest):
         if body is None and not told:
             self.headers.popall("Content-Length", None)
 
-    async def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> None:
+    def write_bytes(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None) -> Coroutine[Any, Any, None]:
+        """aiohttp makes a task of what this returns. The head goes out now: the connection that was looked at a moment ago still lives."""
         writer.send_headers()
-        await super().write_bytes(writer, conn, content_length)
+        return self._write_body(writer, conn, content_length)
+
+    async def _write_body(self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None) -> None:
+        """Instead of aiohttp's own, by which a body that is not taken comes before the answer that tells why, and errors come to nobody."""
+        protocol = conn.protocol
+        assert protocol is not None
+        try:
+            if self._continue is not None:
+                await writer.drain()
+                await self._continue
+            if self._body is not None:
+                await self._body.write_with_length(writer, content_length)
+            await writer.write_eof()
+        except ConnectionError:
+            protocol.force_close()  # its end is about to be told, and what it said before counts
+        except BodyLostError:
+            conn.close()
+        except BaseException:
+            conn.close()
+            raise
+        else:
+            protocol.start_timeout()
 
     def update_expect_continue(self, expect: bool = False) -> None:  # noqa: FBT001, FBT002 -- aiohttp's signature
         super().update_expect_continue(expect)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,7 +17,7 @@ from multidict import CIMultiDict
 from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls, parse_upstream_url
 from proxy.server import http_client
 from proxy.server.capacity import Dials
-from proxy.server.http_client import HttpClient, is_compiled
+from proxy.server.http_client import BodyLostError, HttpClient, is_compiled
 from proxy.server.sockets import Keepalive
 from proxy.server.upstream import UpstreamError
 from tests.support.backends import waiting_backend
@@ -202,6 +203,87 @@ async def test_a_body_whose_chunks_turn_out_wrong_does_not_leave_its_reader_wait
             await backend.send(b"what?\r\n")
             with pytest.raises(aiohttp.ClientError):
                 await asyncio.wait_for(reading, PATIENCE)
+
+
+# --- bodies that are not taken --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blocking_backend() -> Iterator[tuple[str, Callable[[bytes], None]]]:
+    """A backend that does nothing by itself, and a function that says something on its one connection and closes it, with unread bytes:
+    all of that is there when it returns, and no event loop has seen it yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+
+        def answer_and_close(answer: bytes) -> None:
+            connection, _ = listener.accept()
+            connection.settimeout(PATIENCE)
+            assert connection.recv(1) == b"P"
+            connection.sendall(answer)
+            connection.close()
+
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", answer_and_close
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_an_answer_counts_though_the_body_is_not_taken_any_more(size: int, interim: bytes) -> None:
+    with blocking_backend() as (url, answer_and_close):
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"x" * 100_000
+            head = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+            answer_and_close(interim + head + b"y" * size)
+            for _ in range(100):  # what is written now meets a connection that was reset
+                yield b"x" * 100_000
+
+        async with client_of(url) as client:
+            headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+            async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
+                assert (answer.status, await answer.read()) == (413, b"y" * size)
+
+
+@pytest.mark.parametrize("told", [0, 1_000_000], ids=["chunks", "length"])
+async def test_a_connection_that_ends_in_an_upload_leaves_no_error_behind(told: int) -> None:
+    """The address of a request stands in aiohttp's errors, query and all: what nobody takes, the event loop prints."""
+    left: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+    for parts in (0, 1, 3):
+        with blocking_backend() as (url, answer_and_close):
+
+            async def body(answer_and_close: Callable[[bytes], None] = answer_and_close, parts: int = parts) -> AsyncIterator[bytes]:
+                yield b"x" * 100_000
+                answer_and_close(b"")
+                for _ in range(parts):
+                    yield b"x" * 100_000
+
+            async with client_of(url) as client:
+                headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+                if told:
+                    headers["Content-Length"] = str(told)
+                with pytest.raises(UpstreamError, match="does not answer as it should"):
+                    await client.ask("POST", "/?token=secret", headers, body(), expects=False)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not left
+
+
+async def test_a_body_that_is_given_up_is_cut_off_and_leaves_no_error_behind() -> None:
+    left: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise BodyLostError
+
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        with pytest.raises(UpstreamError):
+            await client.ask("POST", "/", headers, body(), expects=False)
+        backend = await arrived.get()
+        assert not (await backend.rest()).endswith(b"0\r\n\r\n")
+    gc.collect()
+    assert not left
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------------------
