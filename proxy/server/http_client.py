@@ -6,6 +6,7 @@ Each upstream has a client of its own, which keeps idle connections for a moment
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from functools import partial
@@ -15,6 +16,7 @@ import aiohttp
 from aiohttp import http_parser
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
@@ -272,7 +274,7 @@ def _go_on(waiter: asyncio.Future[bool]) -> None:
 
 
 class _BoundedDials(aiohttp.BaseConnector):
-    """A connector that asks `dials` before it opens one more connection."""
+    """A connector that asks `dials` before it opens one more connection, and uses none again that has ended."""
 
     def __init__(self, *, upstream: Upstream, dials: Dials, **options: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, **options)
@@ -280,6 +282,13 @@ class _BoundedDials(aiohttp.BaseConnector):
         self._factory = partial(answers, loop=self._loop)
         self._upstream = upstream
         self._dials = dials
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        """An idle connection on which there is something to read has ended, or is out of step. Many servers close theirs unannounced, and
+        then nobody can say whether a request was heard."""
+        while (connection := await super()._get(key, traces)) is not None and _has_spoken(connection.transport):
+            connection.close()
+        return connection
 
     async def _create_connection(
         self,
@@ -296,6 +305,15 @@ class _BoundedDials(aiohttp.BaseConnector):
             return protocol
         finally:
             self._dials.end(self._upstream)
+
+
+def _has_spoken(transport: asyncio.Transport | None) -> bool:
+    """Is there something to read, be it the end? poll(2)."""
+    if transport is None:
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class _TcpConnector(_BoundedDials, aiohttp.TCPConnector):

@@ -71,6 +71,42 @@ async def test_a_connection_that_the_backend_closed_meanwhile_is_not_used_again(
         assert backend.connections == 3
 
 
+@pytest.mark.parametrize("last", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"], ids=["silently", "with a last word"])
+@pytest.mark.parametrize("body", [None, b"hello"])
+async def test_a_connection_that_was_closed_unannounced_is_not_used_again(body: bytes | None, last: bytes) -> None:
+    """Also not when the event loop has not heard of its end yet, and not for a request that may not be repeated."""
+
+    async def told() -> AsyncIterator[bytes]:
+        assert body is not None
+        yield body
+
+    async def post() -> tuple[int, bytes]:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test", "Content-Length": str(len(body or b""))})
+        asking = client.ask("POST", "/", headers, None if body is None else told(), expects=False)
+        async with asyncio.timeout(PATIENCE), await asking as answer:
+            return answer.status, await answer.read()
+
+    async def serve() -> socket.socket:
+        async with asyncio.timeout(PATIENCE):
+            connection, _ = await loop.sock_accept(listener)
+            received = b""
+            while not received.endswith(b"\r\n\r\n" + (body or b"")):
+                received += await loop.sock_recv(connection, 4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        return connection
+
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            for _ in range(3):
+                serving = asyncio.create_task(serve())
+                assert await post() == (200, b"ok")
+                connection = await serving
+                connection.sendall(last)
+                connection.close()  # and the loop has no turn before the next request
+
+
 async def test_options_of_its_sockets_are_set() -> None:
     keepalive = Keepalive(idle=11, interval=7, count=2, user_timeout=13.0)
     async with waiting_backend() as (url, arrived), client_of(url, keepalive) as client:
