@@ -9,6 +9,7 @@ import asyncio
 import select
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from proxy.server.upstream import TOO_MANY_DIALS, UpstreamError
 from proxy.wire.handshake import END_OF_HEAD
 
 READ_TIMEOUT: Final = 300.0  # seconds without a byte of an answer: long polls and event streams are slower than pages
+TAKE_TIMEOUT: Final = 300.0  # seconds in which a living peer may take nothing of a body, and a dead one goes unnoticed while it does
 CONTINUE_TIMEOUT: Final = 1.0  # seconds that a body waits for the upstream's 100; many servers never send one (RFC 9110 §10.1.1)
 KEEP_ALIVE: Final = 4.0  # seconds that an idle connection is kept: less than the 5 s of Node and uvicorn, so that we close it first
 MAX_FIELD: Final = 16 * 1024  # bytes of an answer's status line or of one header field
@@ -43,6 +45,34 @@ BODY_BUFFER: Final = 64 * 1024  # bytes of a body that are read ahead
 def is_compiled() -> bool:
     """Does aiohttp run with its C extensions? Its fallback in Python costs much more, and had bugs of its own."""
     return http_parser.HttpRequestParser is not http_parser.HttpRequestParserPy
+
+
+def begin_body(transport: asyncio.Transport) -> None:
+    """A body goes out: the peer may take its time. Linux counts a window that a living peer keeps shut against `TCP_USER_TIMEOUT`, too."""
+    with _tcp_socket(transport) as sock:
+        if sock is not None and 0 < sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) < TAKE_TIMEOUT * 1000:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKE_TIMEOUT * 1000))
+
+
+def end_bodies(transport: asyncio.Transport, user_timeout: float) -> None:
+    """No body goes out any more: what holds for other connections holds again, in seconds."""
+    with _tcp_socket(transport) as sock:
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
+
+
+@contextmanager
+def _tcp_socket(transport: asyncio.Transport) -> Iterator[socket.socket | None]:
+    """The socket of a transport. None where it is lost already, not of TCP, or knows no user timeout, which is Linux's."""
+    pseudo = transport.get_extra_info("socket")
+    if pseudo is None or transport.is_closing() or pseudo.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        yield None
+        return
+    sock = socket.socket(pseudo.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=pseudo.fileno())
+    try:
+        yield sock
+    finally:
+        sock.detach()
 
 
 class BodyLostError(Exception):
@@ -226,8 +256,11 @@ class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         protocol = conn.protocol
         texts = (self.url.raw_path_qs, *self.headers.values())
-        if protocol is not None and protocol.transport is not None and not all(text.isascii() for text in texts):
-            _HeadInBytes(protocol, protocol.transport)
+        if protocol is not None and protocol.transport is not None:
+            if self.body:
+                begin_body(protocol.transport)
+            if not all(text.isascii() for text in texts):
+                _HeadInBytes(protocol, protocol.transport)
         return await super().send(conn)
 
     def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:

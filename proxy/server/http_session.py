@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.policy.forwarding import Peer
 from proxy.server.capacity import Place
-from proxy.server.http_client import Intermediary
+from proxy.server.http_client import Intermediary, begin_body, end_bodies
 from proxy.server.sockets import reset_at_close
 from proxy.server.upgrade import NO_ROUTE, UpgradePath
 from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
@@ -175,6 +175,7 @@ class HttpSession(asyncio.Protocol):
     def begin_answer(self, head: bytes) -> None:
         """Write the head of the answer; its body is the caller's to write."""
         self.stage = Stage.ANSWERING
+        begin_body(self._transport)
         self.write(head)
 
     def write(self, data: bytes) -> None:
@@ -248,7 +249,9 @@ class HttpSession(asyncio.Protocol):
         """An upgrade: nothing of aiohttp stays (DESIGN, "The door" 9)."""
         if behind:
             raise HandshakeError("bytes came behind the head of an upgrade")
-        self._sessions.upgrades.begin(self._detach(), head, self.peer)
+        upgrades = self._sessions.upgrades
+        end_bodies(self._transport, upgrades.dialer.keepalive.user_timeout)
+        upgrades.begin(self._detach(), head, self.peer)
 
     def refuse_body(self, error: HandshakeError) -> None:
         """Where this body ends cannot be told, or it does not come: nothing behind it can be read. Its upload is cut off."""
