@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import http_parser
@@ -235,9 +235,10 @@ class _Answers(ResponseHandler):
 
 def _unread(transport: asyncio.Transport) -> Iterator[bytes]:
     """What is still to be read from a transport that is lost, but not closed yet. Of TLS nothing: nobody would decrypt it."""
-    if transport.get_extra_info("sslcontext") is not None:
+    pseudo = transport.get_extra_info("socket")
+    if transport.get_extra_info("sslcontext") is not None or pseudo is None or pseudo.fileno() < 0:
         return
-    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    sock = socket.socket(fileno=pseudo.fileno())
     try:
         for _ in range(MAX_HEAD // BODY_BUFFER):
             data = sock.recv(BODY_BUFFER, socket.MSG_DONTWAIT)
@@ -248,6 +249,20 @@ def _unread(transport: asyncio.Transport) -> Iterator[bytes]:
         pass
     finally:
         sock.detach()
+
+
+class _Attentive:
+    """Writes a body, and lets the event loop read first where there is something to read: behind an answer may stand a reset, to which a
+    write would lose it. What is lost in spite of that `_Answers` finds, but not under TLS."""
+
+    def __init__(self, writer: AbstractStreamWriter, protocol: ResponseHandler) -> None:
+        self._writer = writer
+        self._protocol = protocol
+
+    async def write(self, chunk: bytes) -> None:
+        if _has_spoken(self._protocol.transport):
+            await asyncio.sleep(0)
+        await self._writer.write(chunk)
 
 
 class _Request(aiohttp.ClientRequest):
@@ -283,7 +298,8 @@ class _Request(aiohttp.ClientRequest):
                 await writer.drain()
                 await self._continue
             if self._body is not None:
-                await self._body.write_with_length(writer, content_length)
+                attentive = cast(AbstractStreamWriter, _Attentive(writer, protocol))  # a body needs no more of it
+                await self._body.write_with_length(attentive, content_length)
             await writer.write_eof()
         except ConnectionError:
             protocol.force_close()  # its end is about to be told, and what it said before counts
@@ -342,10 +358,11 @@ class _BoundedDials(aiohttp.BaseConnector):
 
 def _has_spoken(transport: asyncio.Transport | None) -> bool:
     """Is there something to read, be it the end? poll(2)."""
-    if transport is None:
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
         return True
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    poll.register(sock.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 

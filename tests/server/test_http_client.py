@@ -409,6 +409,36 @@ async def test_a_backend_that_cannot_prove_who_it_is_is_502(tls: UpstreamTls) ->
         await client.close()
 
 
+async def test_an_answer_under_tls_counts_though_the_body_is_not_taken_any_more() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "gate.pem", CERTIFICATES / "gate.key")
+
+    def accept() -> ssl.SSLSocket:
+        plain, _ = listener.accept()
+        plain.settimeout(PATIENCE)
+        encrypted = context.wrap_socket(plain, server_side=True)
+        assert encrypted.recv(1) == b"P"
+        return encrypted
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 500_000
+        backend = await accepting
+        backend.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
+        backend.close()  # and the loop has no turn before more is written
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        accepting = asyncio.create_task(asyncio.to_thread(accept))
+        upstream = Upstream("game", TcpAddress("127.0.0.1", listener.getsockname()[1]), tls=UpstreamTls(verify=False))
+        client = HttpClient(upstream, Keepalive(), Dials())
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
+            assert (answer.status, await answer.read()) == (413, b"big")
+        await client.close()
+
+
 async def test_who_is_not_to_be_verified_is_believed() -> None:
     async with tls_backend() as (port, _):
         client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials())
