@@ -20,7 +20,7 @@ from multidict import CIMultiDict
 from proxy.policy.forwarding import Peer, forwarding_headers
 from proxy.policy.routes import split_target
 from proxy.policy.upstreams import Upstream
-from proxy.server.http_client import BODY_BUFFER, HttpClient
+from proxy.server.http_client import BODY_BUFFER, BodyLostError, HttpClient
 from proxy.server.http_session import HttpSession, HttpSessions, Stage
 from proxy.server.sockets import Keepalive
 from proxy.server.upgrade import NO_SUCH_ROUTE, UpgradePath
@@ -224,7 +224,9 @@ class _Upload:
                 chunk = await self._request.content.readany()
         except TimeoutError:
             self._session.refuse_body(HandshakeError(f"{BODY_PART} bytes of the body did not come within {BODY_TIMEOUT:g} s", 408))
-            raise
+            raise BodyLostError from None
+        except (ConnectionError, web.PayloadAccessError):  # its client has left, or its answer is out
+            raise BodyLostError from None
         self._patience -= time.monotonic() - started
         self._missing -= len(chunk)
         if self._missing <= 0:

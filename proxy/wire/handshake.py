@@ -25,6 +25,7 @@ _TARGET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 _HOST: Final = b"!$%&'()*+-.:;=[]_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 3986 §3.2.2, no list
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64, RFC 6455 §4.1
 _OWS: Final = b" \t"
+_CRLF: Final = b"\r\n"
 _NEEDS_HTTP_1_1: Final = "a WebSocket upgrade needs HTTP/1.1"
 
 Header = tuple[bytes, bytes]
@@ -118,6 +119,16 @@ class ResponseHead(NamedTuple):
     reason: bytes
     headers: tuple[Header, ...]
     fields: Fields
+
+
+def start_of_head(received: bytes) -> int:
+    """Where a request's head begins: behind one empty line, which some clients send first, and no more than one. RFC 9112 §2.2."""
+    return len(_CRLF) if received.startswith(_CRLF) else 0
+
+
+def is_empty_line(received: bytes) -> bool:
+    """Is nothing there of a request, or no more than that empty line, or a part of it?"""
+    return _CRLF.startswith(received)
 
 
 def parse_request_head(data: bytes) -> RequestHead:

@@ -30,8 +30,8 @@ SERVER = (
     Mutant(
         "bound_of_the_head_depends_on_how_it_is_cut",
         AT_THE_DOOR,
-        "len(self._received) >= size + len(END_OF_HEAD)",
-        "len(self._received) > size",
+        "len(self._received) - start >= size + len(END_OF_HEAD)",
+        "len(self._received) - start > size",
         ("tests/server/test_door.py::test_a_head_of_16_kib_is_read_however_it_is_cut",),
     ),
     Mutant(
@@ -44,9 +44,23 @@ SERVER = (
     Mutant(
         "half_a_head_ends_without_a_word",
         AT_THE_DOOR,
-        "        if self._received:\n",
+        "        if not is_empty_line(self._received):\n",
         "        if False:\n",
         ("tests/server/test_door.py::test_half_a_head_at_its_deadline_is_408",),
+    ),
+    Mutant(
+        "empty_line_is_half_a_head",
+        AT_THE_DOOR,
+        "        if not is_empty_line(self._received):\n",
+        "        if self._received:\n",
+        ("tests/server/test_door.py::test_who_sends_an_empty_line_and_nothing_more_is_left_without_a_word",),
+    ),
+    Mutant(
+        "empty_line_counts_as_head",
+        AT_THE_DOOR,
+        "if end - start > size or",
+        "if end > size or",
+        ("tests/server/test_door.py::test_an_empty_line_before_a_head_is_no_part_of_it",),
     ),
     Mutant(
         "refused_at_the_door_without_lingering",
