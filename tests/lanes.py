@@ -28,6 +28,7 @@ COMPUTES = (
     "tests/fuzz/",
     "tests/ledger/test_memory_store.py",
     "tests/ledger/test_token_bucket.py",
+    "tests/limits/test_memory.py",
     "tests/mutants/",
     "tests/policy/",
     "tests/test_architecture.py",

@@ -18,7 +18,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = (
@@ -31,6 +30,7 @@ CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be impor
 PRELOADED = (
     *("aiohttp.test_utils", "hypothesis.strategies", "websockets.extensions.permessage_deflate", "websockets.protocol"),
     *("prometheus_client.parser", "redis.asyncio", "uvloop", "yaml"),
+    "quick",  # the module beside this one
 )
 
 
@@ -69,8 +69,6 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     assert "proxy" not in sys.modules
-    at_the_first_counterexample = (Phase.explicit, Phase.generate)
-    settings.register_profile("quick", phases=at_the_first_counterexample, derandomize=True, database=None, deadline=None)
     gc.freeze()  # so that collections in the forks do not touch, and copy, all these pages
     for line in sys.stdin:
         code, output = fork(**json.loads(line))

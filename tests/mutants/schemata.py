@@ -19,6 +19,7 @@ import struct
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -81,11 +82,15 @@ def fails(item: pytest.Item) -> bool:
     return False
 
 
+def is_class_of(module: ModuleType, one: object) -> bool:
+    return isinstance(one, type) and one.__module__ == module.__name__
+
+
 def take_shortcuts(mutant: str) -> None:
     """Put the functions themselves in the place of their trampolines, which ask at each call which mutant it is."""
     changed, _, name = mutant.rpartition(".")
     for module in (sys.modules[name] for name in MUTATED):
-        owners = [(module, "x_"), *((one, f"xǁ{one.__name__}ǁ") for one in vars(module).values() if isinstance(one, type))]
+        owners = [(module, "x_"), *((one, f"xǁ{one.__name__}ǁ") for one in vars(module).values() if is_class_of(module, one))]
         for owner, prefix in owners:
             for function in [one for one in vars(owner) if f"{prefix}{one}__mutmut_orig" in vars(owner)]:
                 is_changed = module.__name__ == changed and function_of(name) == f"{prefix}{function}"
