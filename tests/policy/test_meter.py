@@ -1023,10 +1023,10 @@ class AskedStore(MemoryStore):
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self.asked.append(bucket)
-        bucket.asked(now + DEADLINE, now)
+        bucket.asked(now + DEADLINE, now + DEADLINE, now)
 
-    def give_up(self, bucket: LeasedBucket, now: float) -> None:
-        bucket.go_alone(now, 2)
+    def late(self, bucket: LeasedBucket, now: float) -> None:
+        bucket.go_alone(now, 1, 1)
 
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         self.shared.add(key)
