@@ -265,6 +265,19 @@ async def test_one_who_starts_after_a_flush_takes_no_bucket_to_be_full() -> None
             assert 1 <= len(user.times) <= 10
 
 
+async def test_who_has_seen_a_loss_of_data_needs_no_mark_of_it() -> None:
+    """As in a Cluster, where the mark lies elsewhere."""
+    async with redis_server() as server, instances(1, server) as cluster:
+        cluster[0].store._shared_rates._commands._checked = ()
+        before = cluster[0].holder
+        await server.ask("FLUSHALL")
+        await until(lambda: cluster[0].holder not in (None, before), 30.0)
+        await cluster[0].up()
+        user = User(cluster[0], rate=1.0, burst=100.0)
+        await user.flood(1.0)
+        assert 1 <= len(user.times) <= 10
+
+
 async def test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes() -> None:
     async with redis_server() as server, instances(2, server, deadline=2.0) as cluster:
         await server.ask("FLUSHALL")

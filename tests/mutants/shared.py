@@ -553,7 +553,7 @@ RATES = (
         REDIS_RATES,
         "            self._lost_at = now\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes",),
+        (f"{_TRAFFIC}::test_who_has_seen_a_loss_of_data_needs_no_mark_of_it",),
     ),
     Mutant("rent_asks_nobody_for_a_listing", RENT, "if KEYS[2] and verb == 'ask'", "if false", TROUBLE),
     Mutant("rent_lists_whoever_gives_back", RENT, "if KEYS[2] and verb == 'ask' and", "if KEYS[2] and", TROUBLE),
