@@ -8,6 +8,7 @@ of 1/8, which floats hold exactly, so both must agree to the last token.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -61,8 +62,8 @@ def held(store: Store) -> dict[str, int]:
 
 async def took(bucket: TokenBucket, cost: float) -> bool:
     """Take tokens as a meter and a tunnel do it: while it is not known whether they are there, wait for the answer."""
-    while not bucket.take(cost, NOW):
-        if bucket.known_at(cost, NOW) <= NOW:
+    while not bucket.take(cost, now := time.monotonic()):  # of the real clock, since leases end by it
+        if bucket.known_at(cost, now) <= now:
             return False
         answered = asyncio.Event()
         bucket.call_when_known(answered.set)
