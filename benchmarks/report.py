@@ -43,8 +43,12 @@ class Target:
 
 
 TARGETS = (
-    Target("round-trip-64-100", "HAProxy", 1.5, "CPU per metered round trip"),
-    Target("round-trip-64-100", "wsgate, no frame rules", 1.15, "CPU per round trip, metered to unmetered"),
+    Target("round-trip-64-100", "HAProxy", 1.5, "CPU per metered round trip, 100 connections"),
+    Target("round-trip-64-1000", "HAProxy", 1.5, "the same, 1,000"),
+    Target("round-trip-64-5000", "HAProxy", 1.5, "the same, 5,000"),
+    Target("round-trip-64-100", "wsgate, no frame rules", 1.15, "CPU per round trip, metered to unmetered, 100 connections"),
+    Target("round-trip-64-1000", "wsgate, no frame rules", 1.15, "the same, 1,000"),
+    Target("round-trip-64-5000", "wsgate, no frame rules", 1.15, "the same, 5,000"),
     Target("admitted", "nginx", 3.0, "CPU per admitted upgrade"),
     Target("refused", "nginx", 1.5, "CPU per refused upgrade"),
     Target("idle", None, 6.0, "KiB RSS per idle tunnel"),

@@ -12,7 +12,8 @@ from typing import Final
 from proxy.config.reading import FILE, Kind, Reading, beside, whole
 from proxy.config.units import parse_count
 from proxy.config.yaml_nodes import Node, Table
-from proxy.policy.identity import DEFAULT_SOURCES, DOCUMENTED_SECRET, IdentityRules, Network, SourceKind, TokenSource
+from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules, Network
+from proxy.policy.tokens import DEFAULT_SOURCES, SourceKind, TokenSource
 
 KEYS: Final = ("user", "trusted_proxies", "ipv6_prefix", "secret", "secret_file")
 MAX_SECRET_FILE: Final = 64 << 10  # bytes; a secret is some dozens

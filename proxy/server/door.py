@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
-from proxy.policy.identity import Identifier, Peer
+from proxy.policy.forwarding import Peer
+from proxy.policy.identity import Identifier
 from proxy.server.capacity import Capacity, Place
 from proxy.server.passthrough import Passthrough
 from proxy.server.timing_wheel import Deadline, TimingWheel
 from proxy.server.upgrade import UpgradePath
-from proxy.wire.handshake import END_OF_HEAD, HandshakeError, parse_request_head, wants_upgrade
+from proxy.wire.handshake import END_OF_HEAD, HandshakeError, is_empty_line, parse_request_head, start_of_head, wants_upgrade
 
 HEAD_SIZE: Final = 16 * 1024  # bytes
 HEAD_TIMEOUT: Final = 10.0  # seconds
@@ -85,17 +86,18 @@ class Door(asyncio.Protocol):
         size = self._entrance.head_size
         searched = max(0, len(self._received) - len(END_OF_HEAD) + 1)
         self._received += data
+        start = start_of_head(self._received)
         end = self._received.find(END_OF_HEAD, searched)
-        if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
+        if end - start > size or (end < 0 and len(self._received) - start >= size + len(END_OF_HEAD)):
             self._turn_away(HandshakeError(f"the head is longer than {size} bytes", 431))
         elif end >= 0:
-            self._head_received(end)
+            self._head_received(start, end)
 
-    def _head_received(self, end: int) -> None:
+    def _head_received(self, start: int, end: int) -> None:
         entrance = self._entrance
         received = self._received
         try:
-            head = parse_request_head(received[:end])
+            head = parse_request_head(received[start:end])
             if not wants_upgrade(head):
                 self._leave()
                 entrance.passthrough.take(self._transport, received, self._peer)
@@ -116,7 +118,7 @@ class Door(asyncio.Protocol):
         self._leave()
 
     def _too_late(self) -> None:
-        if self._received:
+        if not is_empty_line(self._received):
             self._turn_away(HandshakeError(f"the head was not there within {self._entrance.head_timeout:g} s", 408))
         else:
             self.end()

@@ -18,13 +18,13 @@ from typing import Final
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.policy.identity import Peer
+from proxy.policy.forwarding import Peer
 from proxy.server.capacity import Place
-from proxy.server.http_client import Intermediary
+from proxy.server.http_client import Intermediary, begin_body, end_bodies
 from proxy.server.sockets import reset_at_close
 from proxy.server.upgrade import NO_ROUTE, UpgradePath
 from proxy.wire.body import BodyFraming, RequestBody, framing_of_request
-from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, parse_request_head, wants_upgrade
+from proxy.wire.handshake import END_OF_HEAD, HandshakeError, RequestHead, is_empty_line, parse_request_head, start_of_head, wants_upgrade
 
 MAX_AHEAD: Final = 64 * 1024  # bytes that are kept of requests behind the one under way
 
@@ -175,6 +175,7 @@ class HttpSession(asyncio.Protocol):
     def begin_answer(self, head: bytes) -> None:
         """Write the head of the answer; its body is the caller's to write."""
         self.stage = Stage.ANSWERING
+        begin_body(self._transport)
         self.write(head)
 
     def write(self, data: bytes) -> None:
@@ -200,12 +201,13 @@ class HttpSession(asyncio.Protocol):
             if self._overrun:
                 self._received = b""
             return
+        start = start_of_head(self._received)
         end = self._received.find(END_OF_HEAD, searched)
-        if end > size or (end < 0 and len(self._received) >= size + len(END_OF_HEAD)):
+        if end - start > size or (end < 0 and len(self._received) - start >= size + len(END_OF_HEAD)):
             self._refuse_head(HandshakeError(f"the head is longer than {size} bytes", 431), self._received)
         elif end >= 0:
-            self._head_received(end)
-        elif self._received:
+            self._head_received(start, end)
+        elif not is_empty_line(self._received):
             self._wait_for_head()
 
     def _wait_for_head(self) -> None:
@@ -222,12 +224,12 @@ class HttpSession(asyncio.Protocol):
     def _too_late(self) -> None:
         self._refuse_head(HandshakeError(f"the head was not there within {self._sessions.head_timeout:g} s", 408), self._received)
 
-    def _head_received(self, end: int) -> None:
+    def _head_received(self, start: int, end: int) -> None:
         received, self._received = self._received, b""
         behind = received[end + len(END_OF_HEAD) :]
         self._stop_waiting()
         try:
-            head = parse_request_head(received[:end])
+            head = parse_request_head(received[start:end])
             if wants_upgrade(head):
                 self._take_over(head, behind)
                 return
@@ -247,7 +249,9 @@ class HttpSession(asyncio.Protocol):
         """An upgrade: nothing of aiohttp stays (DESIGN, "The door" 9)."""
         if behind:
             raise HandshakeError("bytes came behind the head of an upgrade")
-        self._sessions.upgrades.begin(self._detach(), head, self.peer)
+        upgrades = self._sessions.upgrades
+        end_bodies(self._transport, upgrades.dialer.keepalive.user_timeout)
+        upgrades.begin(self._detach(), head, self.peer)
 
     def refuse_body(self, error: HandshakeError) -> None:
         """Where this body ends cannot be told, or it does not come: nothing behind it can be read. Its upload is cut off."""

@@ -17,10 +17,10 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.policy.identity import Peer, forwarding_headers
+from proxy.policy.forwarding import Peer, forwarding_headers
 from proxy.policy.routes import split_target
 from proxy.policy.upstreams import Upstream
-from proxy.server.http_client import BODY_BUFFER, HttpClient
+from proxy.server.http_client import BODY_BUFFER, BodyLostError, HttpClient
 from proxy.server.http_session import HttpSession, HttpSessions, Stage
 from proxy.server.sockets import Keepalive
 from proxy.server.upgrade import NO_SUCH_ROUTE, UpgradePath
@@ -103,8 +103,9 @@ class Passthrough:
 
     async def open(self) -> None:
         """Make the clients; they connect when there is something to ask."""
+        dialer = self._upgrades.dialer
         for name, upstream in self._upgrades.upstreams.items():
-            self._clients[name] = HttpClient(upstream, self._keepalive, self._upgrades.dialer.dials)
+            self._clients[name] = HttpClient(upstream, self._keepalive, dialer.dials, dialer.names)
 
     def finish(self) -> None:
         """Keep no connection alive any more: those that are idle end now, the others after their request."""
@@ -223,7 +224,9 @@ class _Upload:
                 chunk = await self._request.content.readany()
         except TimeoutError:
             self._session.refuse_body(HandshakeError(f"{BODY_PART} bytes of the body did not come within {BODY_TIMEOUT:g} s", 408))
-            raise
+            raise BodyLostError from None
+        except (ConnectionError, web.PayloadAccessError):  # its client has left, or its answer is out
+            raise BodyLostError from None
         self._patience -= time.monotonic() - started
         self._missing -= len(chunk)
         if self._missing <= 0:

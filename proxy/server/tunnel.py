@@ -28,6 +28,7 @@ from proxy.policy.meter import Meter, Meters
 from proxy.policy.notices import Notices
 from proxy.policy.rules import Quantity
 from proxy.server.linger import Lingering
+from proxy.server.sockets import hand_over
 from proxy.server.timing_wheel import Deadline, TimingWheel
 from proxy.server.turns import Turns, Waiting
 from proxy.server.vigil import Rounds, Vigil
@@ -135,6 +136,8 @@ class Half(asyncio.Protocol):
         return self.transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.left:  # told before, or somebody else's by now: over TLS a loss is told late
+            return
         self.left = True
         if isinstance(exc, TimeoutError):  # by TCP_USER_TIMEOUT or keepalive
             self.tunnel.why = "user_timeout"
@@ -207,7 +210,7 @@ class Tunnel:
         self.client.peer, self.upstream.peer = self.upstream, self.client
         for half in (self.client, self.upstream):
             half.forward = half.peer.transport.write
-            half.transport.set_protocol(half)
+            hand_over(half.transport, half)
 
     def begin(self, first: bytes, rest: bytes) -> None:
         """Write our 101, and then what the upstream sent behind its own."""

@@ -19,16 +19,19 @@ from proxy.ledger.store import Denial, Grant, Store, StoreDown
 from proxy.log import Log
 from proxy.metrics import Totals
 from proxy.policy.admission import AdmissionRules, Excess, RefusalHistory, refusal
-from proxy.policy.identity import Address, Identifier, IdentityError, Peer, Principal, TokenSource, echoed_subprotocol, forwarding_headers
+from proxy.policy.forwarding import Address, Peer, forwarding_headers
+from proxy.policy.identity import Identifier, Principal
 from proxy.policy.meter import MeterRules, Meters
 from proxy.policy.routes import Compression, Match, PathError, RouteTable, split_target
 from proxy.policy.rules import Direction, Mode, RefuseWith, Rule
+from proxy.policy.tokens import IdentityError, TokenSource, echoed_subprotocol
 from proxy.policy.upstreams import Upstream
 from proxy.server import eager
 from proxy.server.answers import problem, too_many, unavailable
 from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
+from proxy.server.sockets import hand_over
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
@@ -159,9 +162,9 @@ class UpgradePath:
             return
         place = self.capacity.enter(name)
         assert place is not None  # there was one, and nobody else has come meanwhile
-        transport.set_protocol(AwaitingUpgrade(transport, connection, task))
         self.tasks[task] = connection
         task.add_done_callback(lambda done: self._done(done, place))
+        hand_over(transport, AwaitingUpgrade(transport, connection, task))
 
     def _done(self, task: asyncio.Task[None], place: Place) -> None:
         place.leave()

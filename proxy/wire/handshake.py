@@ -25,10 +25,14 @@ _TARGET: Final = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
 _HOST: Final = b"!$%&'()*+-.:;=[]_~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # RFC 3986 §3.2.2, no list
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64, RFC 6455 §4.1
 _OWS: Final = b" \t"
+_CRLF: Final = b"\r\n"
 _NEEDS_HTTP_1_1: Final = "a WebSocket upgrade needs HTTP/1.1"
 
 Header = tuple[bytes, bytes]
 """(name, value) as on the wire; the value without the white space around it."""
+
+Fields = Mapping[bytes, Sequence[bytes]]
+"""All values of a header field, in order, by its name in lower case."""
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -96,7 +100,7 @@ class RequestHead(NamedTuple):  # as all heads: made for each request, and a fro
     target: bytes
     version: bytes
     headers: tuple[Header, ...]
-    fields: Mapping[bytes, Sequence[bytes]]
+    fields: Fields
 
 
 class UpgradeRequest(NamedTuple):
@@ -114,7 +118,17 @@ class ResponseHead(NamedTuple):
     status: int
     reason: bytes
     headers: tuple[Header, ...]
-    fields: Mapping[bytes, Sequence[bytes]]
+    fields: Fields
+
+
+def start_of_head(received: bytes) -> int:
+    """Where a request's head begins: behind one empty line, which some clients send first, and no more than one. RFC 9112 §2.2."""
+    return len(_CRLF) if received.startswith(_CRLF) else 0
+
+
+def is_empty_line(received: bytes) -> bool:
+    """Is nothing there of a request, or no more than that empty line, or a part of it?"""
+    return _CRLF.startswith(received)
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -242,13 +256,13 @@ def validate_upgrade(head: RequestHead) -> UpgradeRequest:
     return UpgradeRequest(head, host, _key(fields), tuple(list_tokens(offered)) if offered else ())
 
 
-def _names_upgrade(fields: Mapping[bytes, Sequence[bytes]]) -> bool:
+def _names_upgrade(fields: Fields) -> bool:
     """Does Connection name Upgrade?"""
     values = fields.get(b"connection", ())
     return values == [b"Upgrade"] or b"upgrade" in {token.lower() for token in list_tokens(values)}
 
 
-def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+def validate_host(fields: Fields) -> bytes:
     """The one Host of an HTTP/1.1 request. RFC 9112 §3.2. Raises HandshakeError (400)."""
     host = _only(fields, b"host", "Host")
     if not host or host.translate(None, _HOST):
@@ -256,14 +270,14 @@ def validate_host(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
     return host
 
 
-def _key(fields: Mapping[bytes, Sequence[bytes]]) -> bytes:
+def _key(fields: Fields) -> bytes:
     key = _only(fields, b"sec-websocket-key", "Sec-WebSocket-Key")
     if not _KEY.fullmatch(key):
         raise HandshakeError("Sec-WebSocket-Key is not 16 bytes in base64")
     return key
 
 
-def _only(fields: Mapping[bytes, Sequence[bytes]], name: bytes, spelled: str) -> bytes:
+def _only(fields: Fields, name: bytes, spelled: str) -> bytes:
     values = fields.get(name, ())
     if len(values) != 1:
         raise HandshakeError(f"{spelled} is there {len(values)} times instead of once")
@@ -281,13 +295,13 @@ def accept_value(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest())
 
 
-def end_to_end(headers: Iterable[Header], fields: Mapping[bytes, Sequence[bytes]]) -> list[Header]:
+def end_to_end(headers: Iterable[Header], fields: Fields) -> list[Header]:
     """The headers without the hop-by-hop ones and those that Connection names, as far as it may. RFC 9110 §7.6.1."""
     away = _removed(fields)
     return [header for header in headers if header[0].lower() not in away]
 
 
-def _removed(fields: Mapping[bytes, Sequence[bytes]]) -> frozenset[bytes]:
+def _removed(fields: Fields) -> frozenset[bytes]:
     """The names, in lower case, of the headers that are for one hop only."""
     values = fields.get(b"connection", ())
     if values == [b"Upgrade"]:

@@ -55,8 +55,12 @@ def test_targets_are_met_or_missed_or_not_measured() -> None:
     )
     lines = report.targets_table(found).splitlines()[2:]
     assert lines == [
-        "| CPU per metered round trip | ≤ 1.50 times HAProxy | 1.50 | met |",
-        "| CPU per round trip, metered to unmetered | ≤ 1.15 times wsgate, no frame rules | 1.20 | **missed** |",
+        "| CPU per metered round trip, 100 connections | ≤ 1.50 times HAProxy | 1.50 | met |",
+        "| the same, 1,000 | ≤ 1.50 times HAProxy | - | not measured |",
+        "| the same, 5,000 | ≤ 1.50 times HAProxy | - | not measured |",
+        "| CPU per round trip, metered to unmetered, 100 connections | ≤ 1.15 times wsgate, no frame rules | 1.20 | **missed** |",
+        "| the same, 1,000 | ≤ 1.15 times wsgate, no frame rules | - | not measured |",
+        "| the same, 5,000 | ≤ 1.15 times wsgate, no frame rules | - | not measured |",
         "| CPU per admitted upgrade | ≤ 3.00 times nginx | - | not measured |",
         "| CPU per refused upgrade | ≤ 1.50 times nginx | - | not measured |",
         "| KiB RSS per idle tunnel | ≤ 6.00 | 6.50 | **missed** |",

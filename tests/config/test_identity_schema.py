@@ -8,7 +8,8 @@ import pytest
 
 from proxy.config import Config, ConfigError, Overrides, load, parse
 from proxy.config.identity_schema import MAX_SECRET_FILE, parse_network
-from proxy.policy.identity import DEFAULT_SOURCES, DOCUMENTED_SECRET, IdentityRules, SourceKind, TokenSource
+from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules
+from proxy.policy.tokens import DEFAULT_SOURCES, SourceKind, TokenSource
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]

@@ -33,6 +33,12 @@ def replaced(old: str, new: str) -> bytes:
 
 BAD_HEADS: dict[str, tuple[bytes, int]] = {
     "an empty head": (b"\r\n\r\n", 400),
+    "two empty lines": (b"\r\n\r\n" + GOOD, 400),
+    "an empty line of LF alone": (b"\n" + GOOD, 400),
+    "an empty line of CR alone": (b"\r" + GOOD, 400),
+    "an empty line with a space": (b" \r\n" + GOOD, 400),
+    "a bad head behind an empty line": (b"\r\n" + upgrade_head("/a;b"), 400),
+    "bytes behind the head that an empty line begins": (b"\r\n" + GOOD + b"x", 400),
     "no request line": (b"hello\r\n\r\n", 400),
     "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
     "two spaces": (replaced("GET / ", "GET  / "), 400),
@@ -95,7 +101,11 @@ async def test_every_bad_head_gets_its_answer_and_ends_its_connection(head: byte
             assert (answer.headers["upgrade"], answer.headers["sec-websocket-version"]) == ("websocket", "13")
 
 
-@pytest.mark.parametrize("head", [GOOD, upgrade_head("/a;b"), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["good", "400", "another"])
+@pytest.mark.parametrize(
+    "head",
+    [GOOD, upgrade_head("/a;b"), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n" + GOOD, b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"],
+    ids=["good", "400", "another", "good behind an empty line", "another behind an empty line"],
+)
 async def test_a_head_that_is_cut_anywhere_is_the_same_head(head: bytes) -> None:
     async def cut_at(place: int, port: int) -> int:
         async with raw_client(port) as client:
@@ -146,6 +156,22 @@ async def test_a_head_of_16_kib_is_read_however_it_is_cut(size: int, status: int
                 assert await client.status() == status
                 client.end()
                 await run.quiet()
+
+
+@pytest.mark.parametrize(("size", "status"), [(HEAD_SIZE, 502), (HEAD_SIZE + 1, 431)])
+async def test_an_empty_line_before_a_head_is_no_part_of_it(size: int, status: int) -> None:
+    async with running("", upstream=NOWHERE) as run, raw_client(run.port) as client:
+        await client.send(b"\r\n" + padded(size)[:-1])
+        await client.send(padded(size)[-1:])
+        assert await client.status() == status
+
+
+@pytest.mark.parametrize("sent", [b"\r", b"\r\n"])
+async def test_who_sends_an_empty_line_and_nothing_more_is_left_without_a_word(sent: bytes) -> None:
+    async with running(HURRY, upstream=NOWHERE) as run, raw_client(run.port) as client:
+        await client.send(sent)
+        assert await client.rest() == b""
+        assert run.gate.remembered() == 0
 
 
 async def test_a_head_without_an_end_is_not_gathered() -> None:

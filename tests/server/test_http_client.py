@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,7 +17,8 @@ from multidict import CIMultiDict
 from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls, parse_upstream_url
 from proxy.server import http_client
 from proxy.server.capacity import Dials
-from proxy.server.http_client import HttpClient, is_compiled
+from proxy.server.http_client import BodyLostError, HttpClient, is_compiled
+from proxy.server.names import Names
 from proxy.server.sockets import Keepalive
 from proxy.server.upstream import UpstreamError
 from tests.support.backends import waiting_backend
@@ -30,7 +32,7 @@ CERTIFICATES = Path(__file__).parents[1] / "config" / "certificates"
 @asynccontextmanager
 async def client_of(url: str, keepalive: Keepalive | None = None, **options: object) -> AsyncIterator[HttpClient]:
     upstream = Upstream("game", parse_upstream_url(url).address, **options)  # type: ignore[arg-type]  # fields by name
-    client = HttpClient(upstream, keepalive or Keepalive(), Dials())
+    client = HttpClient(upstream, keepalive or Keepalive(), Dials(), Names())
     try:
         yield client
     finally:
@@ -68,6 +70,42 @@ async def test_a_connection_that_the_backend_closed_meanwhile_is_not_used_again(
         for _ in range(3):
             assert await ask(client) == (200, b"ok")
         assert backend.connections == 3
+
+
+@pytest.mark.parametrize("last", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"], ids=["silently", "with a last word"])
+@pytest.mark.parametrize("body", [None, b"hello"])
+async def test_a_connection_that_was_closed_unannounced_is_not_used_again(body: bytes | None, last: bytes) -> None:
+    """Also not when the event loop has not heard of its end yet, and not for a request that may not be repeated."""
+
+    async def told() -> AsyncIterator[bytes]:
+        assert body is not None
+        yield body
+
+    async def post() -> tuple[int, bytes]:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test", "Content-Length": str(len(body or b""))})
+        asking = client.ask("POST", "/", headers, None if body is None else told(), expects=False)
+        async with asyncio.timeout(PATIENCE), await asking as answer:
+            return answer.status, await answer.read()
+
+    async def serve() -> socket.socket:
+        async with asyncio.timeout(PATIENCE):
+            connection, _ = await loop.sock_accept(listener)
+            received = b""
+            while not received.endswith(b"\r\n\r\n" + (body or b"")):
+                received += await loop.sock_recv(connection, 4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        return connection
+
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        async with client_of(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            for _ in range(3):
+                serving = asyncio.create_task(serve())
+                assert await post() == (200, b"ok")
+                connection = await serving
+                connection.sendall(last)
+                connection.close()  # and the loop has no turn before the next request
 
 
 async def test_options_of_its_sockets_are_set() -> None:
@@ -204,6 +242,120 @@ async def test_a_body_whose_chunks_turn_out_wrong_does_not_leave_its_reader_wait
                 await asyncio.wait_for(reading, PATIENCE)
 
 
+# --- bodies that are not taken --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blocking_backend() -> Iterator[tuple[str, Callable[[bytes], None]]]:
+    """A backend that does nothing by itself, and a function that says something on its one connection and closes it, with unread bytes:
+    all of that is there when it returns, and no event loop has seen it yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+
+        def answer_and_close(answer: bytes) -> None:
+            connection, _ = listener.accept()
+            connection.settimeout(PATIENCE)
+            assert connection.recv(1) == b"P"
+            connection.sendall(answer)
+            connection.close()
+
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", answer_and_close
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_an_answer_counts_though_the_body_is_not_taken_any_more(size: int, interim: bytes) -> None:
+    with blocking_backend() as (url, answer_and_close):
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"x" * 100_000
+            head = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+            answer_and_close(interim + head + b"y" * size)
+            for _ in range(100):  # what is written now meets a connection that was reset
+                yield b"x" * 100_000
+
+        async with client_of(url) as client:
+            headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+            async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
+                assert (answer.status, await answer.read()) == (413, b"y" * size)
+
+
+@pytest.mark.parametrize("told", [0, 1_000_000], ids=["chunks", "length"])
+async def test_a_connection_that_ends_in_an_upload_leaves_no_error_behind(told: int) -> None:
+    """The address of a request stands in aiohttp's errors, query and all: what nobody takes, the event loop prints."""
+    left: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+    for parts in (0, 1, 3):
+        with blocking_backend() as (url, answer_and_close):
+
+            async def body(answer_and_close: Callable[[bytes], None] = answer_and_close, parts: int = parts) -> AsyncIterator[bytes]:
+                yield b"x" * 100_000
+                answer_and_close(b"")
+                for _ in range(parts):
+                    yield b"x" * 100_000
+
+            async with client_of(url) as client:
+                headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+                if told:
+                    headers["Content-Length"] = str(told)
+                with pytest.raises(UpstreamError, match="does not answer as it should"):
+                    await client.ask("POST", "/?token=secret", headers, body(), expects=False)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not left
+
+
+async def test_a_body_that_is_given_up_is_cut_off_and_leaves_no_error_behind() -> None:
+    left: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise BodyLostError
+
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        with pytest.raises(UpstreamError):
+            await client.ask("POST", "/", headers, body(), expects=False)
+        backend = await arrived.get()
+        assert not (await backend.rest()).endswith(b"0\r\n\r\n")
+    gc.collect()
+    assert not left
+
+
+# --- heads ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [126, 127, 128, 1000, 10_000])
+async def test_an_answer_may_have_any_number_of_header_fields(fields: int) -> None:
+    lines = b"".join(b"X-%d: 1\r\n" % number for number in range(fields))
+    async with recording_backend() as backend, client_of(backend.url) as client:
+        backend.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + lines + b"\r\nok"
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        async with asyncio.timeout(PATIENCE), await client.ask("GET", "/", headers, None, expects=False) as answer:
+            assert len(answer.raw_headers) == fields + 1
+            assert await answer.read() == b"ok"
+
+
+@pytest.mark.parametrize(
+    "part", [b"X: " + b"x" * 1000 + b"\r\n", b"\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n"], ids=["fields", "interim"]
+)
+async def test_a_head_that_does_not_end_is_502(part: bytes) -> None:
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        asking = asyncio.create_task(failure(client))
+        backend = await arrived.get()
+        await backend.send(b"HTTP/1.1 103 Early Hints\r\n")
+        sent = 0
+        while not asking.done() and sent < 4 * http_client.MAX_HEAD:
+            sent += len(part)
+            try:
+                await backend.send(part)
+            except ConnectionError:
+                break
+            await asyncio.sleep(0)
+        assert await asyncio.wait_for(asking, PATIENCE) == (502, "the upstream does not answer as it should")
+
+
 # --- TLS ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +394,7 @@ async def tls_backend() -> AsyncIterator[tuple[int, list[ssl.SSLObject]]]:
 async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> None:
     tls = UpstreamTls(ca=str(CERTIFICATES / "gate.pem"), server_name="gate.test")
     async with tls_backend() as (port, seen):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials(), Names())
         assert await ask(client) == (200, b"ok")
         assert seen[0].selected_alpn_protocol() == "http/1.1"
         await client.close()
@@ -253,14 +405,44 @@ async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> 
 )
 async def test_a_backend_that_cannot_prove_who_it_is_is_502(tls: UpstreamTls) -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials(), Names())
         assert await failure(client) == (502, "the upstream cannot be reached")
+        await client.close()
+
+
+async def test_an_answer_under_tls_counts_though_the_body_is_not_taken_any_more() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "gate.pem", CERTIFICATES / "gate.key")
+
+    def accept() -> ssl.SSLSocket:
+        plain, _ = listener.accept()
+        plain.settimeout(PATIENCE)
+        encrypted = context.wrap_socket(plain, server_side=True)
+        assert encrypted.recv(1) == b"P"
+        return encrypted
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 500_000
+        backend = await accepting
+        backend.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
+        backend.close()  # and the loop has no turn before more is written
+        for _ in range(100):
+            yield b"x" * 100_000
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        accepting = asyncio.create_task(asyncio.to_thread(accept))
+        upstream = Upstream("game", TcpAddress("127.0.0.1", listener.getsockname()[1]), tls=UpstreamTls(verify=False))
+        client = HttpClient(upstream, Keepalive(), Dials(), Names())
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
+        async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
+            assert (answer.status, await answer.read()) == (413, b"big")
         await client.close()
 
 
 async def test_who_is_not_to_be_verified_is_believed() -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials(), Names())
         assert await ask(client) == (200, b"ok")
         await client.close()
 
@@ -268,7 +450,7 @@ async def test_who_is_not_to_be_verified_is_believed() -> None:
 async def test_a_unix_socket_has_no_options_of_tcp(tmp_path: Path) -> None:
     path = str(tmp_path / "backend.sock")
     async with waiting_backend(path) as (_, arrived):
-        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive(), Dials(), Names())
         asking = asyncio.create_task(ask(client, "/a?"))
         backend = await arrived.get()
         assert backend.target == "/a?"

@@ -316,6 +316,44 @@ async def test_an_idle_connection_is_closed_without_a_word(monkeypatch: pytest.M
         assert len(run.gate._passthrough) == 0
 
 
+# --- an empty line before a request -------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_line_behind_a_body_is_passed_over() -> None:
+    """RFC 9112 §2.2: some clients send one."""
+    async with recorded() as (run, backend), raw_client(run.port) as client:
+        for number in range(3):
+            await client.send(post(f"/{number}", b"abc", "Content-Length: 3") + b"\r\n")
+            assert (await next_answer(client)).status == 200
+        await client.send(get("/last"))
+        assert (await next_answer(client)).status == 200
+        assert backend.targets == ["/0", "/1", "/2", "/last"]
+        assert [request.body for request in backend.requests] == [b"abc"] * 3 + [b""]
+        assert b"\r\n\r\nPOST" not in backend.received
+
+
+async def test_an_upgrade_may_come_behind_an_empty_line() -> None:
+    async with waiting_backend() as (url, arrived), running("", upstream=url) as run, raw_client(run.port) as client:
+        await client.send(post("/", b"abc", "Content-Length: 3") + b"\r\n" + GOOD)
+        plain = await arrived.get()
+        await plain.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert (await next_answer(client)).status == 200
+        backend = await arrived.get()
+        assert backend.head.startswith(b"GET / HTTP/1.1\r\n")
+        await backend.accept()
+        assert await client.status() == 101
+
+
+@pytest.mark.parametrize("sent", [b"\r", b"\r\n"])
+async def test_who_sends_an_empty_line_and_no_request_is_idle(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr("proxy.server.passthrough.KEEP_ALIVE", 0.3)
+    async with recorded("limits: {head_timeout: 50ms}") as (run, _), raw_client(run.port) as client:
+        await client.send(post("/", b"abc", "Content-Length: 3") + sent)
+        assert (await next_answer(client)).status == 200
+        assert await client.rest() == b""
+        await run.quiet()
+
+
 # --- an upgrade behind ordinary requests ------------------------------------------------------------------------------------------
 
 

@@ -822,6 +822,35 @@ async def test_a_backend_that_says_nothing_is_504(monkeypatch: pytest.MonkeyPatc
         assert await (await next_of(arrived)).rest() == b""
 
 
+@pytest.mark.parametrize("interim", [b"103 Early Hints\r\nLink: </x>", b"102 Processing", b"100 Continue"])
+@pytest.mark.parametrize("body", [b"", b"hello"])
+async def test_a_backend_that_says_nothing_after_an_interim_answer_is_504(
+    monkeypatch: pytest.MonkeyPatch, interim: bytes, body: bytes
+) -> None:
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.1)
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", f"Content-Length: {len(body)}", body=body))
+        backend = await next_of(arrived)
+        assert await backend.exactly(len(body)) == body
+        await backend.send(b"HTTP/1.1 " + interim + b"\r\n\r\n")
+        assert (await client.answer()).status == 504
+        assert await backend.rest() == b""
+
+
+async def test_an_upload_may_last_after_an_interim_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "READ_TIMEOUT", 0.5)
+    async with waiting() as (_, arrived, client):
+        await client.send(request("POST /", "Content-Length: 5", "Expect: 100-continue"))
+        backend = await next_of(arrived)
+        await backend.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await client.status() == 100
+        await asyncio.sleep(0.7)  # longer than a silence of the backend may be
+        await client.send(b"hello")
+        assert await backend.exactly(5) == b"hello"
+        await backend.send(OK)
+        assert (await next_answer(client)).body == b"ok"
+
+
 @pytest.mark.parametrize(
     "part",
     [
@@ -900,6 +929,94 @@ async def test_a_client_that_leaves_in_the_middle_of_a_download_ends_it() -> Non
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(go_on(), PATIENCE)
         await run.quiet()
+
+
+# --- peers that take their time ---------------------------------------------------------------------------------------------------
+
+HURRIED = "tunnel: {slow_reader: 1s, user_timeout: 1s}"
+LONGER = 3.5  # seconds: the kernel would end such a connection at its next probe, after 1.4 or 3 s
+BIG = 8 << 20  # bytes: more than the kernels take
+
+
+def user_timeout(transport: asyncio.BaseTransport) -> int:
+    """Milliseconds."""
+    found: int = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    return found
+
+
+async def download(arrived: asyncio.Queue[RawConnection], client: RawClient, pause: float) -> bytes:
+    """What the client gets of a body of BIG bytes, if it takes nothing for a while."""
+    await client.send(request("GET /"))
+    backend = await next_of(arrived)
+    sending = asyncio.create_task(backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG + b"x" * BIG))
+    await client.head()
+    client.writer.transport.pause_reading()
+    await asyncio.sleep(pause)
+    client.writer.transport.resume_reading()
+    try:
+        async with asyncio.timeout(30):
+            return await client.reader.readexactly(BIG)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return b""
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def upload(arrived: asyncio.Queue[RawConnection], client: RawClient, pause: float) -> tuple[int, bytes]:
+    """The answer to a body of BIG bytes, if the backend takes nothing for a while, and what it got."""
+    sending = asyncio.create_task(client.send(request("POST /", f"Content-Length: {BIG}", body=b"x" * BIG)))
+    backend = await next_of(arrived)
+    backend.writer.transport.pause_reading()
+    await asyncio.sleep(pause)
+    backend.writer.transport.resume_reading()
+    try:
+        async with asyncio.timeout(30):
+            got = await backend.reader.readexactly(BIG)
+        await backend.send(OK)
+    except (ConnectionError, asyncio.IncompleteReadError):
+        got = b""
+    client.patience = 30
+    status = await client.status()
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    return status, got
+
+
+async def test_who_takes_nothing_for_a_while_gets_the_whole_body() -> None:
+    async with waiting(HURRIED) as (_, arrived, client):
+        assert await download(arrived, client, LONGER) == b"x" * BIG
+    async with waiting(HURRIED) as (_, arrived, client):
+        assert await upload(arrived, client, LONGER) == (200, b"x" * BIG)
+
+
+async def test_who_takes_nothing_for_too_long_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "TAKE_TIMEOUT", 1.0)
+    async with waiting(HURRIED) as (_, arrived, client):
+        assert await download(arrived, client, LONGER) == b""
+    async with waiting(HURRIED) as (_, arrived, client):
+        assert await upload(arrived, client, LONGER) == (502, b"")
+
+
+@pytest.mark.parametrize(("asked", "found"), [("1s", 300_000), ("20m", 1_200_000)])
+async def test_a_peer_has_its_time_while_a_body_goes_out_to_it_and_a_tunnel_its_own(asked: str, found: int) -> None:
+    async with waiting(f"tunnel: {{slow_reader: 1s, user_timeout: {asked}}}") as (run, arrived, client):
+        await client.send(request("POST /", "Content-Length: 5", body=b"hello"))
+        backend = await next_of(arrived)
+        (session,) = run.gate._passthrough._sessions.open.values()
+        (pooled,) = run.gate._passthrough._clients["game"]._session.connector._acquired  # type: ignore[union-attr]
+        assert pooled.transport is not None
+        assert user_timeout(pooled.transport) == found
+        await backend.send(OK)
+        assert (await next_answer(client)).body == b"ok"
+        assert user_timeout(session._transport) == found
+        await client.send(upgrade_head("/"))
+        backend = await next_of(arrived)
+        await backend.accept()
+        assert await client.status() == 101
+        (tunnel,) = run.gate.live.held
+        own = run.config.tunnel.user_timeout * 1000
+        assert [user_timeout(half.transport) for half in (tunnel.client, tunnel.upstream)] == [own, own]
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------------------
@@ -1124,7 +1241,7 @@ SMUGGLERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-QUIET = 0.3  # seconds without a byte: nothing more comes
+QUIET = 1.5  # seconds without a byte: nothing more comes, also where the machine is busy
 
 
 @pytest.mark.parametrize("cut", ["whole", "byte by byte"])

@@ -27,9 +27,11 @@ from proxy.wire.handshake import (
     check_field_line,
     check_text,
     end_to_end,
+    is_empty_line,
     list_tokens,
     parse_request_head,
     parse_response_head,
+    start_of_head,
     validate_101,
     validate_upgrade,
     wants_upgrade,
@@ -76,6 +78,25 @@ def test_a_head_is_read_into_its_parts() -> None:
     assert (found.method, found.target, found.version) == (b"GET", b"/a%20b?c=d", b"HTTP/1.1")
     assert found.headers == ((b"Host", b"x"), (b"X-A", b"1"), (b"x-a", b"2"), (b"Empty", b""), (b"Utf", b"\xc3\xa9\tz"))
     assert found.fields == {b"host": [b"x"], b"x-a": [b"1", b"2"], b"empty": [b""], b"utf": [b"\xc3\xa9\tz"]}
+
+
+@pytest.mark.parametrize(
+    ("received", "start", "empty"),
+    [
+        (b"", 0, True),
+        (b"\r", 0, True),
+        (b"\r\n", 2, True),
+        (b"\r\n\r", 2, False),
+        (b"\r\n\r\n", 2, False),
+        (b"\n", 0, False),
+        (b"\rG", 0, False),
+        (b"\r\nG", 2, False),
+        (b"GET", 0, False),
+    ],
+)
+def test_one_empty_line_may_come_before_a_head(received: bytes, start: int, empty: bool) -> None:
+    assert start_of_head(received) == start
+    assert is_empty_line(received) is empty
 
 
 def test_a_head_may_have_no_headers() -> None:
