@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+WAKING = 10e-6  # seconds
 FIRST = -20  # priority of a gate that has a core of its own, as far as others let it
 REPOSITORY = Path(__file__).parents[2]
 
@@ -63,8 +64,12 @@ class Program:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def waited(self) -> float:
-        """Seconds that the thread of the event loop could have run so far, while others had its core. proc(5): in nanoseconds."""
-        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
+        """Seconds that the thread of the event loop could have run so far, while others had its core.
+
+        proc(5): nanoseconds in the queue, and how often it was put on a core. WAKING is what each of these takes on a core of its own.
+        """
+        _, queued, times = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
+        return int(queued) / 1e9 - int(times) * WAKING
 
     def resident(self) -> int:
         """Bytes of memory in use. proc(5): the second number of statm is resident pages."""
