@@ -61,6 +61,7 @@ PUBLIC_INDEX = "https://pypi.org/simple"
 DOWNLOAD_ATTEMPTS = 4  # pauses of 1, 2 and 4 s between them
 DOWNLOAD_TIMEOUT = 30.0  # s without a byte
 COVERAGE_FLOOR = 95  # % of branches and lines of proxy/
+WORKERS = 4  # processes for the whole suite, on two cores: half of them mostly wait (tests/lanes.py)
 
 
 class Wheel(NamedTuple):
@@ -479,17 +480,21 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def suite_options(arguments: Sequence[str]) -> list[str]:
-    """Of the whole suite, not of a part that somebody picked, coverage is demanded; and it tells what took longest."""
+    """The whole suite, not a part that somebody picked, is shared out; coverage is demanded; and it tells what took longest."""
     if any(argument != "--long" for argument in arguments):
         return []
-    return ["--cov", f"--cov-fail-under={COVERAGE_FLOOR}", "--durations", "40"]
+    return ["-p", "tests.lanes", "-n", str(WORKERS), "--cov", f"--cov-fail-under={COVERAGE_FLOOR}", "--durations", "40"]
 
 
 def tool_environ(home: Home, environment: Environment) -> dict[str, str]:
-    """Tools and Node first on the path, every cache in the private folder."""
+    """Tools and Node first on the path, every cache in the private folder.
+
+    What Python compiles is one of them, whatever the caller's environment says: tests start hundreds of processes.
+    """
     path = [str(environment.path / "bin"), str(node_folder(environment) / "bin"), os.environ.get("PATH", os.defpath)]
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        "PYTHONPYCACHEPREFIX": str(home.path / "pycache"),
         "PATH": os.pathsep.join(path),
         "NODE_PATH": str(home.node / "node_modules"),
         "WSGATE_DEV_HOME": str(home.path),

@@ -10,11 +10,12 @@ import random
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from math import ceil
-from typing import Final
+from typing import Final, NoReturn
 
 import uvloop
 from aiohttp import web
@@ -46,9 +47,11 @@ from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import server_context
 from proxy.server.tls_listener import TlsListener
 from proxy.server.tunnel import Surroundings
+from proxy.server.turns import Turns
 from proxy.server.upgrade import GOING_DOWN, NO_ROUTE, Result, UpgradePath
 from proxy.server.upstream import Dialer
 from proxy.server.vigil import Patience, Rounds
+from proxy.unhandled import report_to
 from proxy.wire.frames import CloseCode
 
 SWEEP_INTERVAL: Final = 1.0  # seconds
@@ -83,7 +86,8 @@ class Gate:
         self._store: Store = self._memory if self._shared is None else ScopedStore(self._memory, self._shared, own_rules)
         self._wheel = TimingWheel(self._loop)
         self._history = RefusalHistory()
-        self._lingering = Lingering(self._wheel)
+        self._turns = Turns(self._loop)
+        self._lingering = Lingering(self._wheel, self._turns)
         self._meters = MeterRules(config.rules, Identifier(config.identity))
         self.live = Live(self.totals, self._store, log)
         self.max_connections = max_connections or config.limits.max_connections or connections_for(open_files())
@@ -130,7 +134,7 @@ class Gate:
             capacity=capacity,
             log=self._log,
             dialer=Dialer(config.upstreams.values(), self._keepalive, self._wheel),
-            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience)),
+            surroundings=Surroundings(self._lingering, self.live, self._wheel, Rounds(self._wheel, patience), self._turns),
             buffer=tunnel.buffer,
             scheme=scheme,
         )
@@ -363,21 +367,30 @@ def _breaches(meters: MeterRules) -> Breaches:
             yield one.rule.name, action, one.rule.mode.value, frames
 
 
-def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; a second one ends at once. Returns the exit status: 1 when a port cannot be opened."""
+def run(config: Config) -> NoReturn:
+    """Run until SIGTERM or SIGINT; a second one ends at once. Ends the process: with status 1 when a port cannot be opened, else 0."""
     log = Log(
         level=Level[config.log.level.name],
         line_format=LineFormat(config.log.format.value),
         access=config.log.access,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, log))
+        _leave(runner.run(_serve(config, log)))
+
+
+def _leave(code: int) -> NoReturn:
+    """All is said and closed. The ordinary way out waits for threads, and a resolver that hangs may hold one for a minute."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads any more
+            stream.flush()
+    os._exit(code)
 
 
 async def _serve(config: Config, log: Log) -> int:
     files = open_files()
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
+    report_to(log, loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:

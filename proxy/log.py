@@ -72,11 +72,18 @@ class Log:
 
     def is_due(self, event: str, group: tuple[Value, ...]) -> bool:
         """Count an event of `access`. Is its line to be written? For whoever finds its fields expensive, and then calls `info`."""
-        if not self._access or self._level > Level.INFO:
-            return False
-        key = (event, *group)
+        return self._access and self._level <= Level.INFO and self._count(Level.INFO, event, group)
+
+    def often(self, event: str, *, group: tuple[Value, ...], **fields: Value) -> None:
+        """A warning that may come many times a second. `group` as of `access`."""
+        if self._level <= Level.WARNING and self._count(Level.WARNING, event, group):
+            self._write(Level.WARNING, event, fields)
+
+    def _count(self, level: Level, event: str, group: tuple[Value, ...]) -> bool:
+        """Is this one of the few of its group that are written?"""
+        key = (level, event, *group)
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
-            key = (event,)
+            key = (level, event)
         count = self._groups.get(key, 0) + 1
         self._groups[key] = count
         return count <= LINES_PER_SECOND
@@ -86,8 +93,8 @@ class Log:
         groups, self._groups = self._groups, {}
         for key, count in groups.items():
             if count > LINES_PER_SECOND and isinstance(key, tuple):
-                event, *group = key
-                self._write(Level.INFO, event, {"group": " ".join(map(str, group)), "suppressed": count - LINES_PER_SECOND})
+                level, event, *group = key
+                self._write(level, event, {"group": " ".join(map(str, group)), "suppressed": count - LINES_PER_SECOND})
 
     def _write(self, level: Level, event: str, fields: dict[str, Value]) -> None:
         if level < self._level:

@@ -5,6 +5,9 @@ for sockets) and measure time; the other half, at a low priority, take those tha
 cores. Who has nothing left helps the others. Before all that come those that need the machine for themselves, one by one. Which these
 are was measured, and is told by the tables below: the beginnings of node ids.
 
+Coverage makes what runs in our own process cost more than twice as much. So it is taken where tests tell what a line is for, and not where
+they come through the same lines thousands of times, or measure how long that takes.
+
 Invariant: each test runs exactly once, and none beside one of ALONE.
 """
 
@@ -25,6 +28,7 @@ COMPUTES = (
     "tests/fuzz/",
     "tests/ledger/test_memory_store.py",
     "tests/ledger/test_token_bucket.py",
+    "tests/limits/test_memory.py",
     "tests/mutants/",
     "tests/policy/",
     "tests/test_architecture.py",
@@ -34,6 +38,8 @@ ALONE = (
     "tests/limits/test_floods.py",
     "tests/limits/test_neighbours.py",
 )
+UNCOVERED = ("tests/fuzz/", "tests/limits/", "tests/mutants/")
+UNCOVERED_MARKS = ("hypothesis", "long")
 NICENESS = 10  # of the workers that compute
 AHEAD = 2  # tests that a worker knows of: the one it runs and, as its fixtures want to know who comes next, another
 
@@ -53,6 +59,7 @@ class Lanes(LoadScheduling):
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
         self._alone: set[int] = set()  # those that have not ended
+        self._computes: list[bool] = []  # of each test
 
     def schedule(self) -> None:
         """All workers have collected: begin. Called again when a new worker has taken the place of a dead one."""
@@ -61,6 +68,7 @@ class Lanes(LoadScheduling):
                 return
             self.collection = next(iter(self.node2collection.values()))
             self.pending[:] = range(len(self.collection))
+            self._computes = [is_one_of(COMPUTES, test) for test in self.collection]
             self._alone = {index for index in self.pending if is_one_of(ALONE, self.collection[index])}
         self._give_to_all()
 
@@ -98,7 +106,6 @@ class Lanes(LoadScheduling):
             self.check_schedule(node)
 
     def _next_for(self, node: WorkerController) -> int | None:
-        assert self.collection is not None
         if self._alone:
             if node is not self.nodes[0]:
                 return None
@@ -108,7 +115,7 @@ class Lanes(LoadScheduling):
         wanted = computes(node)
         other = None
         for index in self.pending:
-            if is_one_of(COMPUTES, self.collection[index]) == wanted:
+            if self._computes[index] == wanted:
                 return index
             if other is None:
                 other = index
@@ -132,5 +139,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long ones first, so that no worker begins one when the others are done."""
+    for item in items:
+        if is_one_of(UNCOVERED, item.nodeid) or any(item.get_closest_marker(mark) for mark in UNCOVERED_MARKS):
+            item.add_marker(pytest.mark.no_cover)
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -192,6 +192,43 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         await loading.rest()
 
 
+async def test_what_hangs_in_a_thread_holds_no_stop_up() -> None:
+    """Such as a resolver: the ordinary end of a process waits for it."""
+    hanging = """
+import asyncio, sys, time
+from proxy import app, cli
+start = app.Gate.start
+async def start_and_hang(gate):
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
+    await start(gate)
+app.Gate.start = start_and_hang
+cli.main(sys.argv[1:])
+"""
+    async with started(sys.executable, "-c", hanging, "run", "--upstream", NOWHERE, *LOOPBACK) as gate:
+        await gate.listening()
+        gate.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            code, log = await gate.ended()
+        assert (code, json.loads(log.splitlines()[-1])["event"]) == (0, "stopped")
+
+
+async def test_what_goes_wrong_in_nobodys_hands_is_a_line_of_the_log() -> None:
+    failing = """
+import asyncio, sys
+from proxy import app, cli
+start = app.Gate.start
+async def start_and_fail(gate):
+    asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+    await start(gate)
+app.Gate.start = start_and_fail
+cli.main(sys.argv[1:])
+"""
+    async with started(sys.executable, "-c", failing, "run", "--upstream", NOWHERE, *LOOPBACK) as gate:
+        while (event := await gate.event())["event"] != "unhandled":
+            assert event["event"] != "listening"
+        assert event["error"] == "ZeroDivisionError"
+
+
 async def test_it_says_what_it_has_room_for(tmp_path: Path) -> None:
     shell = f'ulimit -n 1000; exec "{sys.executable}" -m proxy run --upstream {NOWHERE} --listen 127.0.0.1:0 --admin 127.0.0.1:0'
     async with started("sh", "-c", shell) as gate:

@@ -28,6 +28,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "wire": (),
     "metrics": (),
     "log": (),
+    "unhandled": ("log",),
 }
 
 PURE = ("wire", "policy", "ledger")
@@ -42,6 +43,7 @@ IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
         "redis_link",
         "redis_rates",
         "redis_store",
+        "scoped_store",
         "sentinels",
         "shared_penalties",
         "subscription",

@@ -15,7 +15,7 @@ from typing import Final
 
 from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.connecting import build_connection, close, one_line
-from proxy.ledger.redis_link import RedisLink
+from proxy.ledger.redis_link import SAFE, RedisLink
 from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
@@ -129,6 +129,7 @@ class ClusterLink:
             node = self._nodes.pop(endpoint)
             node.down = lambda _: None
             await node.stop()
+            self._events.memory_policy(str(endpoint), SAFE)  # whatever it does, it has nothing of ours any more
         for endpoint in masters - self._nodes.keys():
             self._nodes[endpoint] = self._open(endpoint)
         self._owners = [self._nodes[owners[slot]] if slot in owners else None for slot in range(SLOTS)]
@@ -140,7 +141,7 @@ class ClusterLink:
         async def locate() -> Endpoint:
             return endpoint
 
-        node = RedisLink(self._address, locate, self.timeout, self._events)
+        node = RedisLink(self._address, locate, self.timeout, self._events, str(endpoint))
         node.up = self._node_up
         node.down = partial(self._node_down, endpoint)
         node.moved = self._stale.set

@@ -50,3 +50,13 @@ async def close(connection: Connection) -> None:
 def one_line(error: BaseException) -> str:
     """What went wrong, without what we sent: passwords are in no message of the library, and messages have one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def why_not(error: BaseException, *, tls: bool) -> str:
+    """Why a connection could not be made, in one line. Where the server ended it or said nothing, the other kind of URL may be the cure."""
+    why = "no answer while connecting" if isinstance(error, TimeoutError) else one_line(error)
+    if tls and isinstance(error, TimeoutError):
+        return f"{why}: does the server speak TLS (rediss://)?"
+    if not tls and ("reset by peer" in why or "closed by server" in why):
+        return f"{why}: does the server want TLS (rediss://)?"
+    return why

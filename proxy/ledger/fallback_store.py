@@ -60,10 +60,16 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     link = _open_link(options, events)
     keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
-    commands = RentCommands(options.prefix, secrets.token_hex(8).encode())
+    commands = RentCommands(options.prefix, secrets.token_hex(8).encode(), keys.listing)
     rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
-    shared.keeper.doubted, shared.keeper.healed = rates.doubted, rates.healed
-    subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening)
+    subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening, events.deaf)
+
+    def healed(lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        rates.healed(lost_data)
+        subscription.start()  # never before we are listed: see lua/join.lua
+
+    shared.keeper.doubted, shared.keeper.healed = rates.doubted, healed
+    rates.holder, rates.not_listed = lambda: shared.keeper.holders.own, shared.keeper.not_listed
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 
 
@@ -108,7 +114,6 @@ class FallbackStore:
         return self._shared.state
 
     async def start(self) -> str | None:
-        self._subscription.start()
         return await self._shared.keeper.start(START_PATIENCE)
 
     async def stop(self) -> None:

@@ -2,8 +2,12 @@
 
 After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
 store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush the other
-instances get the time of a heartbeat to tell theirs. Then one heartbeat follows the other; with each goes a little of the slow sweep,
-which tells every own seat once in REFRESH seconds, so that its key does not expire.
+instances get the time of a heartbeat to tell theirs; who has just started and finds instances that listen but are not listed knows
+that there was one. Then one heartbeat follows the other; with each goes a little of the slow sweep, which tells every own seat once
+in REFRESH seconds, so that its key does not expire.
+
+What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
+takes writes.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from proxy.ledger.holders import Holders
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.own_seats import OwnSeats, Seat
-from proxy.ledger.scripts import Command, Keys, Unlisted, read_listing
+from proxy.ledger.scripts import Command, Keys, Unlisted, read_holders, read_joined, read_listing
 from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
 from proxy.ledger.teller import Teller
 
@@ -28,6 +32,8 @@ JITTER: Final = 0.1  # of the interval, either way, so that instances do not bea
 MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
 REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
 FAREWELL: Final = 1.0  # seconds to say good-bye
+
+Read = TypeVar("Read")
 
 
 class Keeper:
@@ -39,6 +45,7 @@ class Keeper:
         self._own = own
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
+        self._telling_time = self._interval * (1 + 2 * JITTER)
         self._looks: dict[bytes, SeatClaim] = {}
         self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
         self._refreshing: list[Seat] = []
@@ -54,16 +61,25 @@ class Keeper:
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
+        self._is_refused = False  # it answered, and took no writes
+        self._is_flushed = False  # and has not decided since
         link.up = self._link_up
         link.down = self.fault
 
     async def start(self, patience: float) -> str | None:
-        """Returns None as soon as the store decides; or after `patience` seconds, or the first failure, why it does not."""
+        """Returns None as soon as the store decides; or after `patience` seconds, or the first failure, why it does not.
+
+        If others are telling it what they hold, that is waited for too: what is decided here alone meanwhile would know nothing of them.
+        """
         self._link.start()
         self._task = asyncio.get_running_loop().create_task(self._keep())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._first.wait()
+        if self.state is StoreState.HEALING:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._telling_time):
+                    await self._first.wait()
         return None if self.state is StoreState.UP else self.reason
 
     async def stop(self) -> None:
@@ -151,37 +167,53 @@ class Keeper:
 
     async def _heal(self) -> None:
         """Be listed, tell everything, let it decide from then on. Raises StoreDown, CommandError, Unlisted."""
-        flushed = False
         own = self.holders.own
         if own is None or self._own.overflowed or self.holders.is_overdue(time.monotonic()):
             self.doubt()
-            own, flushed = await self._join()
+            own = await self._join()
             self._own.mark_all()
         else:
             await self._beat(own)
-        self.healed(flushed)
-        if self._own.untold:
-            self._enter(StoreState.HEALING, "telling it what is held here")
+        if not self._is_refused:
+            self.healed(self._is_flushed)
+            if self._own.untold:
+                self._enter(StoreState.HEALING, "telling it what is held here")
         await self.teller.everything(own)
         await self._forget_former()
+        await self._probe()
         if self.holders.own != own:
             return
         self.teller.open(own)
-        if flushed:
+        if self._is_flushed:
             await self._settle()
         if self.teller.is_open and self._link.is_usable:
+            self._is_flushed = False
             self._enter(StoreState.UP)
             self._first.set()
 
-    async def _join(self) -> tuple[bytes, bool]:
-        """Get a new id. True if the store has forgotten those that we knew, ourselves and all others."""
+    async def _join(self) -> bytes:
+        """Get a new id. Notes whether the store has forgotten all whom we knew, or, if we knew nobody, some who listen."""
         own = secrets.token_hex(8).encode()
         former = self.teller.former
         known = {*former, *self.holders.listed()}
         asked_at = time.monotonic()
-        counters = self._read_listing(await self.do(self._keys.join(own)))
+        reply = await self.do(self._keys.join(own, count_listeners=not known))
+        counters, listeners = self._judged(read_joined, reply)
         self.holders.joined(own, {name: count for name, count in counters.items() if name not in former}, asked_at)
-        return own, bool(known) and known.isdisjoint(counters)
+        if known.isdisjoint(counters) if known else listeners > len(counters) - 1:
+            self._is_flushed = True
+        return own
+
+    async def _probe(self) -> None:
+        """Does it take writes? Raises StoreDown, CommandError."""
+        try:
+            await self.do(self._keys.probe())
+        except CommandError:
+            self._is_refused = True
+            raise
+        if self._is_refused:
+            self._is_refused = False
+            self.healed(self._is_flushed)
 
     async def _forget_former(self) -> None:
         former = list(self.teller.former)
@@ -192,7 +224,7 @@ class Keeper:
     async def _settle(self) -> None:
         """After a flush: the others tell theirs meanwhile."""
         self._enter(StoreState.HEALING, "it has forgotten everything; the others are telling it what they hold")
-        until = time.monotonic() + self._interval * (1 + 2 * JITTER)
+        until = time.monotonic() + self._telling_time
         while self.teller.is_open and (left := until - time.monotonic()) > 0:
             await self._sleep(left)
 
@@ -224,14 +256,14 @@ class Keeper:
 
     async def _beat(self, own: bytes) -> None:
         asked_at = time.monotonic()
-        counters = self._read_listing(await self.do(self._keys.beat(own)))
+        counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
         for death in self.holders.heard(counters, asked_at):
             if await self.do(self._keys.bury(death.holder, death.counter)) == 1:
                 self.holders.buried(death.holder)
 
-    def _read_listing(self, reply: object) -> Mapping[bytes, int]:
+    def _judged(self, read: Callable[[object], Read], reply: object) -> Read:
         try:
-            return read_listing(reply)
+            return read(reply)
         except ValueError as error:
             self._events.conflict("")
             raise CommandError("its listing of holders is not ours") from error
@@ -259,30 +291,41 @@ class Keeper:
     async def _look(self) -> None:
         while self._looks:
             _, claim = self._looks.popitem()
-            reply = await self.do(self._keys.holders_of(claim.key))
-            if isinstance(reply, list):
-                await self.reap(claim, self.holders.dead_among(reply, time.monotonic()))
+            try:
+                holders = read_holders(await self.do(self._keys.holders_of(claim.key)))
+            except CommandError as error:
+                if not error.wrong_type:
+                    raise
+                self._events.conflict(claim.rule)
+            except ValueError:
+                self._events.conflict(claim.rule)
+            else:
+                await self.reap(claim, self.holders.dead_among(holders, time.monotonic()))
 
     async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
         """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
 
         If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
         """
-        for holder in dead:
-            lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
-            first = not lock.locked()
-            try:
-                async with lock:
-                    if first:
-                        await self._reap(claim, holder)
-            finally:
+        await asyncio.gather(*(self._reap_once(claim, holder) for holder in dead))
+
+    async def _reap_once(self, claim: SeatClaim, holder: bytes) -> None:
+        lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
+        first = not lock.locked()
+        try:
+            async with lock:
                 if first:
-                    self._reaping.pop((claim.key, holder), None)
+                    await self._reap(claim, holder)
+        finally:
+            if first:
+                self._reaping.pop((claim.key, holder), None)
 
     async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
         cursor = b"0"
         while True:
             reply = await self.do(self._keys.reap(claim, holder, cursor))
+            if reply == b"C":
+                self._events.conflict(claim.rule)
             if not isinstance(reply, bytes) or reply in (b"0", b"C"):
                 return
             cursor = reply

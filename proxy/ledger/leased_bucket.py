@@ -1,9 +1,10 @@
 """A bucket that instances share, as one of them has it: its own, or leased by a few tokens, or on its own while the store is away.
 
 Owned, it is a token bucket like any other and costs no more, since nobody else has any of it. Shared, its level is 0 and its rate is 0,
-so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end LEASE seconds after they
-were asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`). Alone, it is a token bucket again: it
-begins with what was left (and a token), and fills at its share of the rate.
+so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end some time after they were
+asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`), and where none comes it is asked for again:
+nothing passes that was not leased. Alone, it is a token bucket again: it begins with what was left (and a share of a token), and fills
+at its share of the rate.
 
 Pure: the landlord asks the store, and tells what it said.
 """
@@ -17,10 +18,12 @@ from typing import Final, Protocol
 
 from proxy.ledger.token_bucket import TokenBucket
 
-LEASE: Final = 0.15  # seconds
-SPARE: Final = 0.1  # seconds for which a shared bucket fills beyond its burst (lua/rent.lua); with LEASE that makes 0.25
+LATE: Final = 0.25  # seconds: what a lease may live, and a shared bucket fills beyond its burst, together
+SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills beyond it, or polls would find nothing (lua/rent.lua)
+SLACK: Final = 0.02  # seconds: of two questions the second may be so much longer on its way
+PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
-GRACE: Final = 1.0  # tokens that a bucket has alone besides those of its leases: for the frame that waited for an answer in vain
+GRACE: Final = 1.0  # tokens that all instances together have alone besides those of leases: for frames that waited for an answer in vain
 
 
 class Mode(Enum):
@@ -37,8 +40,8 @@ class Landlord(Protocol):
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         """Ask for `bucket.need` and `bucket.want`. Calls `bucket.asked`, or `bucket.go_alone` where that is hopeless."""
 
-    def give_up(self, bucket: LeasedBucket, now: float) -> None:
-        """No answer came in time. Calls `bucket.go_alone`."""
+    def late(self, bucket: LeasedBucket, now: float) -> None:
+        """No answer came in time. Calls `bucket.unanswered`, or `bucket.go_alone` where another question is hopeless."""
 
 
 class _Lease:
@@ -60,6 +63,10 @@ class LeasedBucket(TokenBucket):
         "_leased",
         "_leases",
         "_left",
+        "_most",
+        "_most_at",
+        "_patience",
+        "_spare",
         "_spent",
         "_waiting",
         "deadline",
@@ -68,6 +75,7 @@ class LeasedBucket(TokenBucket):
         "key",
         "mode",
         "need",
+        "question",
         "sharers",
         "since",
         "want",
@@ -83,10 +91,14 @@ class LeasedBucket(TokenBucket):
         self._expires = 0.0  # when the last lease ends
         self._spent = 0.0  # tokens, since the last question
         self._ask_at = 0.0  # no question before, unless it is -inf or past
-        self._left = min(GRACE, burst)  # tokens to begin with alone, besides those of leases
+        self._left: float | None = None  # tokens to begin with alone, besides those of leases; None: a share of GRACE
         self._grows_from = inf  # when that began to grow: since then the store has given nothing
         self._waiting: list[Callable[[], None]] = []
+        self._spare = 0.0 if burst >= rate * LATE else SPARE  # as lua/rent.lua has it
+        self._most, self._most_at = inf, 0.0  # tokens that the bucket had at most, and when
+        self._patience = inf  # until then frames wait for answers
         self.deadline = inf  # of the answer that is awaited
+        self.question = 0  # that was asked last
         self.epoch = b""
         self.need = 0.0
         self.want = 0.0
@@ -98,6 +110,11 @@ class LeasedBucket(TokenBucket):
         self.mode = mode
         self._leases.clear()
         self.level = self.rate = 0.0
+
+    @property
+    def lease_time(self) -> float:
+        """Seconds from a question to the end of its lease."""
+        return LATE - self._spare
 
     @property
     def is_asking(self) -> bool:
@@ -146,7 +163,9 @@ class LeasedBucket(TokenBucket):
             super().spend_due(cost, when)
 
     def known_at(self, cost: float, now: float) -> float:
-        return self.deadline if self.mode is Mode.SHARED and self.is_asking and cost <= self.burst else now
+        if self.mode is not Mode.SHARED or not self.is_asking or cost > self.burst:
+            return now
+        return max(now, min(self.deadline, self._patience))
 
     def call_when_known(self, wake: Callable[[], None]) -> None:
         self._waiting.append(wake)
@@ -161,11 +180,12 @@ class LeasedBucket(TokenBucket):
 
     def _is_leased(self, cost: float, ahead: float, now: float) -> bool:
         """Is `cost` there besides what is there for others? If not, it is asked for, unless it would be in vain."""
-        if self.deadline <= now:
-            self._landlord.give_up(self, now)
-            return False
         if self._available(now) - ahead >= cost:
             return True
+        if self.deadline <= now:
+            self._landlord.late(self, now)
+            if self.mode is not Mode.SHARED:
+                return False
         if not self.is_asking and now >= self._ask_at:
             self._ask(cost, cost + ahead, now)
         return False
@@ -175,7 +195,7 @@ class LeasedBucket(TokenBucket):
         was_scarce = now < self._expires or self._ask_at > 0
         used = self._spent * 2 if was_scarce else self._spent
         self.need = need
-        self.want = min(self.burst + self.full_rate * SPARE, max(least, used))
+        self.want = min(self.burst + self.full_rate * self._spare, max(least, used))
         self._spent = 0.0
         self._landlord.ask(self, now)
 
@@ -197,17 +217,33 @@ class LeasedBucket(TokenBucket):
 
     # --- what the landlord tells
 
-    def asked(self, deadline: float, now: float) -> None:
-        """An answer is awaited. If one was already, its deadline holds."""
+    def asked(self, deadline: float, latest: float, now: float) -> None:
+        """An answer is awaited until `deadline`; frames wait for it, and for those of questions that follow it in vain, until `latest`."""
         self._grows_from = min(self._grows_from, now)
-        self.deadline = min(self.deadline, deadline)
+        if self._patience == inf or now > self._patience + PAUSE:
+            self._patience = latest
+        self.deadline = deadline
+        self.question += 1
 
-    def lease(self, tokens: float, retry: float, asked_at: float, now: float) -> None:
-        """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. Only while shared."""
-        self._save_grace()
+    def put_off(self, deadline: float, now: float) -> None:
+        """The answer is that it will be asked anew before `deadline`: somebody else is giving it back."""
+        self._grows_from = now
+        self.deadline = deadline
+
+    def unanswered(self) -> None:
+        """No answer comes, but the store is there: whoever waits asks again."""
         self.deadline = inf
+        if not self._waiting:
+            self._patience = inf  # nobody has lost any of it
+        self._wake()
+
+    def lease(self, tokens: float, retry: float, asked_at: float, now: float, left: float = inf) -> None:
+        """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. `left` in the bucket. Only while shared."""
+        self._left, self._grows_from = None, inf
+        self._most, self._most_at = left, asked_at
+        self.deadline = self._patience = inf
         if tokens > 0:
-            self._expires = asked_at + LEASE
+            self._expires = asked_at + self.lease_time
             self._leases.append(_Lease(tokens, self._expires))
             self._leased = self._available(now)
         self._ask_at = now + retry if retry > 0 else 0.0
@@ -222,7 +258,7 @@ class LeasedBucket(TokenBucket):
         self.rate, self.level, self.stamp = self.full_rate, level, now
         self.epoch = epoch
         self.sharers = 1
-        self._save_grace()
+        self._left, self._grows_from = None, inf
         self._settle()
 
     def share(self, now: float) -> float:
@@ -231,14 +267,17 @@ class LeasedBucket(TokenBucket):
         level = self.pending
         self._enter(Mode.SHARED)
         self.epoch = b""
+        self._most, self._most_at = level, now
         self._settle()
         return level
 
-    def go_alone(self, now: float, sharers: int) -> None:
+    def go_alone(self, now: float, sharers: int, instances: int) -> None:
         """The store is away: begin with what is left, and fill at one of so many shares of the rate."""
         rate = self.full_rate / max(1, sharers)
+        grace = min(GRACE, self.burst) / max(1, sharers, instances)
+        left = grace if self._left is None else self._left
         grown = max(0.0, now - self._grows_from) * rate
-        level = min(self.burst, self._available(now) + self._left + grown)
+        level = min(self.burst, self._available(now) + left + grown)
         self._enter(Mode.ALONE)
         self.rate, self.level, self.stamp = rate, level, now
         self._settle()
@@ -251,11 +290,12 @@ class LeasedBucket(TokenBucket):
         self.since = now
         self._settle()
 
-    def _save_grace(self) -> None:
-        self._left, self._grows_from = min(GRACE, self.burst), inf
+    def most(self, now: float) -> float:
+        """Tokens that the bucket has at most, whatever became of the store's data and clock; infinite if nobody has told."""
+        return self._most + (now - self._most_at + SLACK) * self.full_rate
 
     def _settle(self) -> None:
-        self.deadline = inf
+        self.deadline = self._patience = inf
         self._ask_at = 0.0
         self._wake()
 

@@ -20,6 +20,11 @@ class CommandError(Exception):
         super().__init__(text)
         self.missing_script = missing_script
 
+    @property
+    def wrong_type(self) -> bool:
+        """The key holds something else."""
+        return str(self).startswith("WRONGTYPE")
+
 
 class Link(Protocol):
     """The way to a server, or to all of a Cluster. Keys of one slot lie on one server; commands for one slot keep their order.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.addresses import StoreAddress
 from proxy.ledger.breaker import PROBE_INTERVAL, Breaker
-from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
+from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line, why_not
 from proxy.ledger.link import CommandError, Locate
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
@@ -34,6 +34,9 @@ STOOD_STILL: Final = 0.05  # seconds that a timer may be late
 GRACE: Final = 0.02  # seconds to read what has come meanwhile
 BATCH: Final = 128  # commands per write
 MAX_QUEUED: Final = 10_000  # commands that wait to be written; more are refused at once
+LOOK_AGAIN: Final = 30.0  # seconds until a server that throws keys away is asked whether it still does
+MEMORY: Final[Command] = (b"INFO", b"memory")
+SAFE: Final = "noeviction"
 
 
 class _Sizes(dict[int, bytes]):
@@ -60,7 +63,7 @@ class _Call:
 class RedisLink:
     """A Link to one server. `timeout`: seconds that a command may take, from `call` on.
 
-    `moved` is told when the server says that it has not the key.
+    `moved` is told when the server says that it has not the key. `name`: of the server, where there are several.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class RedisLink:
         locate: Locate,
         timeout: float,
         events: StoreEvents,
+        name: str = "",
     ) -> None:
         self._address = address
+        self._name = name
         self._locate = locate
         self.timeout = timeout
         self._events = events
@@ -82,6 +87,7 @@ class RedisLink:
         self._lost: asyncio.Future[str] | None = None  # of the connection that is there
         self._task: asyncio.Task[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
+        self._policy_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.reason = "not connected yet"
         self.up: Callable[[bool], None] = lambda _: None  # argument: over a new connection
@@ -105,8 +111,9 @@ class RedisLink:
         self._task = self._loop.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
+        for timer in (self._probe_timer, self._policy_timer):
+            if timer is not None:
+                timer.cancel()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -211,10 +218,8 @@ class RedisLink:
                 await connection.connect()  # type: ignore[no-untyped-call]  # of the library
                 await self._prepare(connection)
             return connection
-        except TimeoutError:
-            why = "no answer while connecting"
         except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
-            why = one_line(error)
+            why = why_not(error, tls=self._address.tls)
         except BaseException:
             if connection is not None:
                 await close(connection)
@@ -228,17 +233,40 @@ class RedisLink:
         from redis.exceptions import ResponseError
 
         commands: list[Command] = [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS]
-        await connection.send_packed_command([pack([*commands, (b"INFO", b"memory")])], check_health=False)
+        await connection.send_packed_command([pack([*commands, MEMORY])], check_health=False)
         for _ in commands:
             await connection.read_response()
         try:
             memory = await connection.read_response()
         except ResponseError:
             return  # whoever may not ask is not warned
+        self._judge_policy(memory)
+
+    def _judge_policy(self, memory: object) -> None:
+        """As the server says of its memory. One that throws keys away is asked again and again until it does no more."""
         for line in memory.splitlines() if isinstance(memory, bytes) else ():
-            name, _, policy = line.partition(b":")
-            if name == b"maxmemory_policy" and policy != b"noeviction":
-                self._events.evicts(policy.decode(errors="replace"))
+            name, _, policy = line.decode(errors="replace").partition(":")
+            if name == "maxmemory_policy":
+                self._events.memory_policy(self._name, policy)
+                if policy != SAFE:
+                    self._look_again()
+
+    def _look_again(self) -> None:
+        if self._policy_timer is not None:
+            self._policy_timer.cancel()
+        self._policy_timer = self._loop.call_later(LOOK_AGAIN, self._ask_policy)
+
+    def _ask_policy(self) -> None:
+        if self.is_usable:
+            self._enqueue(MEMORY).answer.add_done_callback(self._hear_policy)
+        else:
+            self._look_again()
+
+    def _hear_policy(self, answer: asyncio.Future[object]) -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            self._look_again()
+        else:
+            self._judge_policy(answer.result())
 
     async def _serve(self, connection: Connection) -> str:
         """Until the connection is lost. Returns why."""

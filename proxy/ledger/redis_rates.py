@@ -4,7 +4,9 @@ A bucket is asked for when the first frame is charged to it, never before: who s
 until another instance wants it; that one's question makes the store tell us (`hear`), and we give it back at once. Where we own, no
 message is a question. Whenever the store may have forgotten what we own, all of it is told again.
 
-While the store is away buckets go on alone, each at its share; once a second it is looked whether that is over.
+A question that is not answered in time is asked again: as long as the store is there, nothing passes that it did not give. While it is away
+buckets go on alone, each at its share; once a second it is looked whether that is over. While it is there and is being told anew what we
+hold (it may have lost its data), whoever asks waits for that.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Final
 
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
 AT_ONCE: Final = 500  # buckets told at once when all are told again
@@ -28,6 +32,20 @@ IN_USE: Final = 2.0  # seconds: who has used a bucket so lately goes on to share
 MAX_IDLE: Final = 100_000  # buckets that nobody uses, and that the store does not know to be given back
 REFRESH: Final = 3600.0  # seconds in which every owned bucket is told once, or given back if it is full
 FAREWELL: Final = 1.0  # seconds to give everything back
+BACKSTOP: Final = 0.05  # seconds that the link may take to say that there is no answer
+QUESTIONS: Final = 3  # that a frame waits for; where none is answered the link gives up as well
+OWNER: Final = 0.15  # seconds that a frame waits for an owner besides (lua/rent.lua)
+FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, unless it is known here that there were fewer
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A question that is on its way: since when, which of the bucket's, under which id."""
+
+    at: float
+    question: int
+    holder: bytes
+    is_repeated: bool
 
 
 class RedisRates:
@@ -50,10 +68,12 @@ class RedisRates:
         self._idle: OrderedDict[bytes, LeasedBucket] = OrderedDict()
         self._alone: set[LeasedBucket] = set()
         self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
+        self._healing: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until the store knows us again; then they ask, or are alone
         self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
         self._hears = False
         self._is_there = False  # and what it has is what it should have
         self._was_there = False
+        self._doubted_at = -inf
         self._since: float | None = None  # the store is known to have been there
         self._lost_at: float | None = None  # it lost its data
         self._to_refresh: list[LeasedBucket] = []
@@ -61,6 +81,8 @@ class RedisRates:
         self._refresh_due = 0.0  # buckets
         self._swept_at = time.monotonic()
         self._telling: asyncio.Task[None] | None = None
+        self.holder: Callable[[], bytes | None] = lambda: None  # the id under which the store knows us, if it checks that
+        self.not_listed: Callable[[bytes], None] = lambda _: None  # it does not
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -105,28 +127,55 @@ class RedisRates:
     # --- what buckets want
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
-        self._send(bucket, self._word(bucket, need=bucket.need, want=bucket.want), now)
+        self._send(bucket, self._question(bucket, now), now)
 
-    def give_up(self, bucket: LeasedBucket, now: float) -> None:
+    def late(self, bucket: LeasedBucket, now: float) -> None:
         self._stop_waiting(bucket)
-        bucket.go_alone(now, bucket.sharers or self._instances())
+        if self._link.is_usable:
+            bucket.unanswered()
+        else:
+            self._give_up(bucket, now)
+
+    def _give_up(self, bucket: LeasedBucket, now: float) -> None:
+        self._stop_waiting(bucket)
+        instances = self._instances()
+        bucket.go_alone(now, bucket.sharers or instances, instances)
         self._alone.add(bucket)
 
-    def _word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, *, level: float = 0.0, need: float = 0.0, want: float = 0.0) -> Rent:
-        rate, burst = bucket.full_rate, bucket.burst
-        return Rent(bucket.key, rate, burst, verb, bucket.epoch, level, need, want, may_own=self._hears)
+    def _question(self, bucket: LeasedBucket, now: float) -> Rent:
+        return replace(self._word(bucket, level=FIRST_MESSAGE), need=bucket.need, want=bucket.want, most=bucket.most(now))
+
+    def _word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
+        return Rent(bucket.key, bucket.full_rate, bucket.burst, verb, bucket.epoch, level, may_own=self._hears)
 
     def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
+        holder = self.holder() or b""
         if not self._is_there:
-            self.give_up(bucket, now)
+            self._wait_for_healing(bucket, now)
             return
         try:
-            answer = self._link.call(self._commands.rent(word, self._knowledge(bucket.since, now)))
+            answer = self._link.call(self._commands.rent(word, self._knowledge(bucket.since, now), holder))
         except StoreDown:
-            self.give_up(bucket, now)
+            self._give_up(bucket, now)
             return
-        bucket.asked(now + self._timeout, now)
-        answer.add_done_callback(partial(self._answered, bucket, word, now, is_repeated))
+        bucket.asked(now + self._timeout + BACKSTOP, now + QUESTIONS * self._timeout + OWNER, now)
+        answer.add_done_callback(partial(self._answered, bucket, word, _Sent(now, bucket.question, holder, is_repeated)))
+
+    def _wait_for_healing(self, bucket: LeasedBucket, now: float) -> None:
+        """It takes a round trip or two, or is an outage."""
+        left = self._doubted_at + self._timeout - now
+        if left <= 0 or not self._link.is_usable:
+            self._give_up(bucket, now)
+            return
+        self._stop_waiting(bucket)
+        bucket.asked(now + left + BACKSTOP, now + left, now)
+        self._healing[bucket] = self._loop.call_later(left, self._not_healed, bucket)
+
+    def _not_healed(self, bucket: LeasedBucket) -> None:
+        self._stop_waiting(bucket)
+        if bucket.mode is Mode.SHARED:
+            self._give_up(bucket, time.monotonic())
+        self._rest(bucket)
 
     def _knowledge(self, since: float | None, now: float) -> Knowledge:
         moments = [one for one in (since, self._since) if one is not None]
@@ -134,60 +183,70 @@ class RedisRates:
 
     # --- what the store answers
 
-    def _answered(
-        self,
-        bucket: LeasedBucket,
-        word: Rent,
-        asked_at: float,
-        is_repeated: bool,  # noqa: FBT001 -- bound by `partial`
-        answer: asyncio.Future[object],
-    ) -> None:
+    def _answered(self, bucket: LeasedBucket, word: Rent, sent: _Sent, answer: asyncio.Future[object]) -> None:
         if answer.cancelled():
             return
         now = time.monotonic()
+        is_awaited = bucket.mode is Mode.SHARED and bucket.question == sent.question
         try:
-            self._take(bucket, word, asked_at, read_rent(answer.result()), now)
+            self._take(bucket, sent, read_rent(answer.result()), now)
         except CommandError as error:
-            if error.missing_script and not is_repeated:
+            if is_awaited and error.missing_script and not sent.is_repeated:
                 self._send(bucket, word, now, is_repeated=True)
-            elif bucket.mode is Mode.SHARED:
-                self.give_up(bucket, now)
-        except (StoreDown, ValueError):
-            if bucket.mode is Mode.SHARED:
-                self.give_up(bucket, now)
+            elif is_awaited:
+                self._give_up(bucket, now)
+        except ValueError:
+            if is_awaited:
+                self._give_up(bucket, now)
+        except StoreDown:
+            if is_awaited:
+                self.late(bucket, now)
         self._rest(bucket)
 
-    def _take(self, bucket: LeasedBucket, word: Rent, asked_at: float, said: RentAnswer, now: float) -> None:
+    def _take(self, bucket: LeasedBucket, sent: _Sent, said: RentAnswer, now: float) -> None:
         was_alone = bucket.mode is Mode.ALONE
         match said:
             case Owned(level, epoch):
                 self._alone.discard(bucket)
                 bucket.own(level, epoch, now)
-            case Leased(tokens, retry, sharers) if not was_alone:
+            case Leased(tokens, retry, sharers, left) if not was_alone:
                 bucket.sharers = sharers
-                bucket.lease(tokens, retry, asked_at, now)
+                bucket.lease(tokens, retry, sent.at, now, left)
             case Elsewhere(retry, sharers) if not was_alone:
                 bucket.sharers = sharers
-                self._waits[bucket] = self._loop.call_later(retry, self._ask_anew, bucket, word)
+                self._wait_for_owner(bucket, retry, now)
                 return  # whether somebody wants it from us is not known yet
+            case Said.UNLISTED if not was_alone:
+                self._unlisted(bucket, sent.holder, now)
             case Said.CONFLICT:
                 self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
-                self.give_up(bucket, now)
+                if not was_alone:
+                    self._give_up(bucket, now)
         self._stop_waiting(bucket)
         if bucket in self._unwanted:
             self._unwanted.discard(bucket)
             self._give_back(bucket, Verb.YIELD)
 
-    def _stop_waiting(self, bucket: LeasedBucket) -> None:
-        timer = self._waits.pop(bucket, None)
-        if timer is not None:
-            timer.cancel()
+    def _wait_for_owner(self, bucket: LeasedBucket, retry: float, now: float) -> None:
+        self._stop_waiting(bucket)
+        bucket.put_off(now + retry + self._timeout, now)
+        self._waits[bucket] = self._loop.call_later(retry, self._ask_anew, bucket)
 
-    def _ask_anew(self, bucket: LeasedBucket, word: Rent) -> None:
+    def _unlisted(self, bucket: LeasedBucket, holder: bytes, now: float) -> None:
+        """Whoever waits asks again, once the store knows us."""
+        self.not_listed(holder)
+        self.late(bucket, now)
+
+    def _stop_waiting(self, bucket: LeasedBucket) -> None:
+        for timer in (self._waits.pop(bucket, None), self._healing.pop(bucket, None)):
+            if timer is not None:
+                timer.cancel()
+
+    def _ask_anew(self, bucket: LeasedBucket) -> None:
         """The owner was told, and has either given it back or is taken for lost."""
         self._stop_waiting(bucket)
         if bucket.mode is Mode.SHARED:
-            self._send(bucket, replace(word, may_own=self._hears), time.monotonic())
+            self.ask(bucket, time.monotonic())
 
     # --- what the store tells
 
@@ -200,8 +259,7 @@ class RedisRates:
         bucket = self._buckets.get(key)
         if kind != YIELD:
             if bucket is not None and bucket in self._waits:
-                word = self._word(bucket, need=bucket.need, want=bucket.want)
-                self._ask_anew(bucket, word)
+                self._ask_anew(bucket)
         elif bucket is None:
             self._tell(Rent(key, 0.0, 0.0, Verb.YIELD))  # we were lost for a while, and know nothing of it
         elif bucket.mode is Mode.SHARED and bucket.is_asking:
@@ -212,6 +270,8 @@ class RedisRates:
     def _give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
         now = time.monotonic()
         word = self._word(bucket, verb)
+        if verb is Verb.YIELD:
+            bucket.sharers = max(bucket.sharers, 2)
         if bucket.mode is Mode.OWNED:
             in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
             word = replace(word, want=float(in_use), level=bucket.share(now))
@@ -219,8 +279,11 @@ class RedisRates:
 
     def _tell(self, word: Rent) -> None:
         """Say something to which there is no answer that matters."""
+        self._call_away(self._commands.rent(word, self._knowledge(None, time.monotonic())))
+
+    def _call_away(self, command: Command) -> None:
         with suppress(StoreDown):
-            self._link.call(self._commands.rent(word, self._knowledge(None, time.monotonic()))).add_done_callback(_look_away)
+            self._link.call(command).add_done_callback(_look_away)
 
     # --- doubts
 
@@ -232,6 +295,8 @@ class RedisRates:
 
     def doubted(self) -> None:
         """What the store has may be anything: nothing is asked until it is `healed`."""
+        if self._is_there:
+            self._doubted_at = time.monotonic()
         self._is_there = False
 
     def healed(self, lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
@@ -242,6 +307,10 @@ class RedisRates:
         self._is_there = self._was_there = True
         if lost_data:
             self._lost_at = now
+            self._call_away(self._commands.lost())
+        for bucket in list(self._healing):
+            self.late(bucket, now)
+            self._rest(bucket)
         self._rejoin(now)
         self._tell_again()
 
@@ -267,12 +336,13 @@ class RedisRates:
             if bucket.mode is Mode.OWNED:
                 bucket.would_pass(0.0, now)
                 word = self._word(bucket, level=bucket.pending)
-                answer = self._link.call(self._commands.rent(word, self._knowledge(None, now)))
-                answer.add_done_callback(partial(self._confirmed, bucket, word))
+                holder = self.holder() or b""
+                answer = self._link.call(self._commands.rent(word, self._knowledge(None, now), holder))
+                answer.add_done_callback(partial(self._confirmed, bucket, word, holder))
                 answers.append(answer)
         return answers
 
-    def _confirmed(self, bucket: LeasedBucket, word: Rent, answer: asyncio.Future[object]) -> None:
+    def _confirmed(self, bucket: LeasedBucket, word: Rent, holder: bytes, answer: asyncio.Future[object]) -> None:
         if answer.cancelled() or bucket.mode is not Mode.OWNED or bucket.epoch != word.epoch:
             return
         try:
@@ -281,6 +351,8 @@ class RedisRates:
             return
         if isinstance(said, Owned):
             bucket.epoch = said.epoch
+        elif said is Said.UNLISTED:
+            self.not_listed(holder)  # it is told again when the store knows us
         elif said is Said.CONFLICT:
             self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
         else:
@@ -332,7 +404,7 @@ class RedisRates:
         """Give back what is ours, within FAREWELL seconds."""
         if self._telling is not None:
             self._telling.cancel()
-        for bucket in list(self._waits):
+        for bucket in (*self._waits, *self._healing):
             self._stop_waiting(bucket)
         now = time.monotonic()
         answers = []

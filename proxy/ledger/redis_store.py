@@ -25,6 +25,7 @@ from proxy.ledger.shared_penalties import SharedPenalties
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
 
 FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking again
+REPEATS: Final = 4  # of one question: a script was missing, dead holders were in the way of one claim and then of another
 MAX_FULL: Final = 10_000  # refusals that are remembered
 
 _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
@@ -32,9 +33,10 @@ _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 
 
 class Asked:
-    """A question that is on its way. `holder`: under whose name. `may_repeat`: it was not asked for the second time."""
+    """A question that is on its way. `holder`: under whose name. `began`: seconds; whoever asked waits from then on. `repeats`: how often
+    it may be asked again."""
 
-    __slots__ = ("ask", "asked_at", "began", "holder", "known", "may_repeat", "pending", "tickets")
+    __slots__ = ("ask", "asked_at", "began", "holder", "known", "pending", "repeats", "tickets")
 
     def __init__(self, ask: Ask, holder: bytes, began: float, asked_at: float) -> None:
         self.ask = ask
@@ -44,7 +46,7 @@ class Asked:
         self.known: Bounds = NOTHING  # tokens of buckets of which the store may believe too much
         self.pending: list[_Pending] = []
         self.tickets: list[tuple[SeatClaim, int]] = []
-        self.may_repeat = True
+        self.repeats = REPEATS
 
 
 class RedisStore:
@@ -129,8 +131,8 @@ class RedisStore:
                 answer = merge(asked.ask, parts)
         except CommandError as error:
             self._cancel(asked)
-            if error.missing_script and asked.may_repeat:
-                return await self._once_more(asked)
+            if error.missing_script and asked.repeats:
+                return await self._ask_anew(asked)
             self.keeper.fault(str(error))
             raise StoreDown(str(error), outcome_known=True) from error
         except Unlisted as error:
@@ -145,6 +147,7 @@ class RedisStore:
                 self._cancel(asked)
             else:
                 self.abandon(asked)
+                self._events.answered(time.monotonic() - asked.began)
             raise
         except BaseException:
             self.abandon(asked)
@@ -180,7 +183,7 @@ class RedisStore:
         return Grant(tuple(claim for claim, _ in asked.tickets), answer.over)
 
     async def _refuse(self, asked: Asked, answer: Refused) -> Grant | Denial:
-        """If a holder of the full key is known to be dead, free what it has and ask once more."""
+        """If a holder of the full key is known to be dead, free what it has under all keys of the ask, and ask once more."""
         denial = answer.denial
         claim = asked.ask[denial.broken]
         if not isinstance(claim, SeatClaim):
@@ -189,11 +192,13 @@ class RedisStore:
             return denial
         now = time.monotonic()
         dead = self.keeper.holders.dead_among(answer.holders, now)
-        if dead and asked.may_repeat:
+        if dead and asked.repeats:
+            seats = [one for one in asked.ask if isinstance(one, SeatClaim)]
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._link.timeout - (now - asked.began)):
-                    return await self._ask_without(claim, dead, asked)
-            self.keeper.look_at(claim)  # it takes longer than anybody waits
+                async with asyncio.timeout(self._left(asked)):
+                    return await self._ask_without(seats, dead, asked)
+            for one in seats:
+                self.keeper.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
         self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
@@ -201,18 +206,32 @@ class RedisStore:
             self._full.popitem(last=False)
         return denial
 
-    async def _ask_without(self, claim: SeatClaim, dead: list[bytes], asked: Asked) -> Grant | Denial:
+    async def _ask_without(self, seats: Sequence[SeatClaim], dead: list[bytes], asked: Asked) -> Grant | Denial:
         try:
-            await self.keeper.reap(claim, dead)
+            await asyncio.gather(*(self.keeper.reap(seat, dead) for seat in seats))
         except CommandError as error:
             raise StoreDown(str(error), outcome_known=True) from error
         return await self._once_more(asked)
 
+    async def _ask_anew(self, asked: Asked) -> Grant | Denial:
+        """The script was missing, and is there by now. Raises StoreDown."""
+        try:
+            async with asyncio.timeout(self._left(asked)):
+                return await self._once_more(asked)
+        except TimeoutError as error:
+            self._events.answered(time.monotonic() - asked.began)
+            raise StoreDown("no answer in time", outcome_known=False) from error
+
     async def _once_more(self, asked: Asked) -> Grant | Denial:
         again = self.begin(asked.ask, asked.asked_at)
         if isinstance(again, Asked):
-            again.may_repeat = False
+            again.began = asked.began
+            again.repeats = asked.repeats - 1
         return await self.finish(again)
+
+    def _left(self, asked: Asked) -> float:
+        """Seconds that whoever asked still waits."""
+        return asked.began + self._link.timeout - time.monotonic()
 
     # --- giving back
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Final
 
 from proxy.ledger.scripts import RENT, Command
 
 YIELD: Final = b"y"  # begins a message: somebody else wants the bucket that we own
+LOSS: Final = b"l"  # the name of the mark that the store has lost its data
+LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/rent.lua)
 FREED: Final = b"f"  # the bucket that we want was given back
 
 
@@ -30,7 +34,11 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class Rent:
-    """One word about one bucket. `epoch`: of an ownership, empty for none; `level`, `need` and `want` in tokens, `rate` per second."""
+    """One word about one bucket. `rate` per second, all else in tokens.
+
+    `epoch`: of an ownership, empty for none. `level`: what the bucket had under that epoch; without one, what it has at least if the store
+    has lost it. `most`: what it has at most, infinite if that is not known.
+    """
 
     key: bytes
     rate: float
@@ -40,6 +48,7 @@ class Rent:
     level: float = 0.0
     need: float = 0.0
     want: float = 0.0
+    most: float = inf
     may_own: bool = True
 
 
@@ -53,11 +62,13 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """`retry`: seconds until it is worth asking again. `sharers`: instances that asked lately, we among them."""
+    """`retry`: seconds until it is worth asking again. `sharers`: instances that asked lately, we among them. `left`: tokens that the
+    bucket had then, infinite if that is not known."""
 
     tokens: float
     retry: float
     sharers: int
+    left: float = field(default=inf, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class Said(Enum):
     """Answers that say no more than this."""
 
     DONE = b"K"
+    UNLISTED = b"U"  # the store does not know us as a holder: it may have lost its data
     CONFLICT = b"C"  # the key holds what is not ours
 
 
@@ -79,18 +91,21 @@ RentAnswer = Owned | Leased | Elsewhere | Said
 
 
 class RentCommands:
-    """The commands of one instance. `instance` is its id, `prefix` that of all keys and channels."""
+    """The commands of one instance. `instance` is its id, `prefix` that of all keys and channels; `listing`: the key of the holders, if
+    whoever asks must be one of them."""
 
-    def __init__(self, prefix: str, instance: bytes) -> None:
+    def __init__(self, prefix: str, instance: bytes, listing: Sequence[bytes] = ()) -> None:
         self._prefix = prefix.encode()
         self._names = self._prefix + b"b:{"
         self._channels = self._prefix + b"i:"
         self._instance = instance
+        self._loss = self._prefix + LOSS
+        self._checked = (*listing, self._loss) if listing else ()
         self.channel = self._channels + instance
 
-    def rent(self, rent: Rent, knowledge: Knowledge) -> Command:
+    def rent(self, rent: Rent, knowledge: Knowledge, holder: bytes = b"") -> Command:
         return RENT.call(
-            (self._names + rent.key + b"}",),
+            (self._names + rent.key + b"}", *self._checked),
             self._instance,
             self._channels,
             rent.verb.value,
@@ -103,7 +118,13 @@ class RentCommands:
             b"1" if rent.may_own else b"0",
             _microseconds(knowledge.known),
             _microseconds(knowledge.kept),
+            b"-1" if rent.most == inf else _number(max(0.0, rent.most)),
+            holder,
         )
+
+    def lost(self) -> Command:
+        """The store has lost its data just now. Whoever comes to it later is to know; who said so first is believed."""
+        return (b"SET", self._loss, b"1", b"PX", b"%d" % LOSS_TTL, b"NX")
 
     def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
         """(YIELD or FREED, key), or None for what is not ours."""
@@ -121,8 +142,8 @@ def read_rent(reply: object) -> RentAnswer:
     match kind, words:
         case b"O", [level, epoch]:
             return Owned(float(level), epoch)
-        case b"L", [tokens, retry, sharers]:
-            return Leased(float(tokens), float(retry) / 1000, int(sharers))
+        case b"L", [tokens, retry, sharers, left]:
+            return Leased(float(tokens), float(retry) / 1000, int(sharers), inf if left == b"-1" else float(left))
         case b"W", [retry, sharers]:
             return Elsewhere(float(retry) / 1000, int(sharers))
         case _, []:

@@ -3,16 +3,24 @@
 Still all claims of an ask or none. Our own are decided first; if the shared store then says no, or is not there to say anything, they are
 given back to the last token. If one of our own is broken, the shared store is asked for the claims before it and for one that is broken
 for sure, so that it says which is the first and takes nothing. With none before it nobody is asked.
+
+What an ask has of our own while the shared store decides may come back. Whoever is refused for want of it waits for that a little, and
+is decided again: as if one came after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf
+from typing import Final
 
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Ask, Claim, Denial, Grant, PenaltyClaim, Store, StoreDown, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
+
+PATIENCE: Final = 0.05  # seconds that a refusal of our own waits for what others may give back: a hundred round trips
 
 
 class ScopedStore:
@@ -22,6 +30,7 @@ class ScopedStore:
         self._own = own
         self._shared = shared
         self._own_rules = frozenset(own_rules)
+        self._undecided: dict[bytes, set[asyncio.Future[None]]] = {}  # own key -> asks that have some of it, and may give it back
 
     def _is_own(self, claim: Claim) -> bool:
         return claim.rule in self._own_rules
@@ -43,25 +52,55 @@ class ScopedStore:
     async def _decide(self, ask: Ask, now: float) -> Grant | Denial:
         here = [index for index, claim in enumerate(ask) if self._is_own(claim)]
         there = [index for index, claim in enumerate(ask) if not self._is_own(claim)]
-        (ours,) = await self._own.admit([[ask[index] for index in here]], now)
+        ours = await self._decide_own([ask[index] for index in here], now)
         if isinstance(ours, Denial):
             return await self._first_broken(ask, _renumbered(ours, here), now)
         over = [here[index] for index in ours.over]
         if not there:
             return Grant(ours.seats, tuple(over))
         taken = [claim for index, claim in enumerate(ask) if index in here and index not in over]
-        try:
-            (theirs,) = await self._shared.admit([[ask[index] for index in there]], now)
-        except BaseException:
-            self._give_back(ours, taken, now)
-            raise
+        with self._until_decided(taken):
+            try:
+                (theirs,) = await self._shared.admit([[ask[index] for index in there]], now)
+            except BaseException:
+                self._give_back(ours, taken, now)
+                raise
+            if isinstance(theirs, Denial):
+                self._give_back(ours, taken, now)
         if isinstance(theirs, Denial):
-            self._give_back(ours, taken, now)
             broken = there[theirs.broken]
             before = [index for index in (*over, *(there[index] for index in theirs.over)) if index < broken]
             return Denial(broken, theirs.retry_after, tuple(sorted(before)))
         over += (there[index] for index in theirs.over)
         return Grant(ours.seats + theirs.seats, tuple(sorted(over)))
+
+    async def _decide_own(self, ask: Ask, now: float) -> Grant | Denial:
+        """Our own claims; where one is broken because of asks that are not decided yet, once more when they are."""
+        (answer,) = await self._own.admit([ask], now)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while isinstance(answer, Denial) and (undecided := self._undecided.get(ask[answer.broken].key)):
+                    await asyncio.wait(undecided, return_when=asyncio.FIRST_COMPLETED)
+                    (answer,) = await self._own.admit([ask], now)
+        except TimeoutError:
+            pass
+        return answer
+
+    @contextmanager
+    def _until_decided(self, taken: Sequence[Claim]) -> Iterator[None]:
+        """What an ask has taken of our own may come back meanwhile."""
+        over = asyncio.get_running_loop().create_future()
+        for claim in taken:
+            self._undecided.setdefault(claim.key, set()).add(over)
+        try:
+            yield
+        finally:
+            over.set_result(None)
+            for claim in taken:
+                undecided = self._undecided[claim.key]
+                undecided.discard(over)
+                if not undecided:
+                    del self._undecided[claim.key]
 
     async def _first_broken(self, ask: Ask, ours: Denial, now: float) -> Denial:
         """One of our own claims is broken: is one of the others before it broken too?"""

@@ -7,6 +7,7 @@ that a Cluster has them in one slot. Pure, but for reading the scripts when it i
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,11 @@ SEAT_TTL: Final = 24 * 3600  # seconds that a key of seats outlives the last wor
 SEATS_AT_ONCE: Final = 64  # seats told in one script: some 0.2 ms
 FOR_EVER: Final = 1e9  # seconds: what is sent for longer times
 REAP_COUNT: Final = b"500"  # members looked at in one script: some 0.3 ms
+MOST_HOLDERS: Final = 1_000  # of one key, as in admit.lua
+
+_is_holder: Final = re.compile(rb"[0-9a-f]{16}").fullmatch
+_is_count: Final = re.compile(rb"[0-9]{1,15}").fullmatch
+_SPECIAL: Final = re.compile(rb"([\\*?\[\]^-])")  # in patterns of channels
 
 
 class Script:
@@ -44,10 +50,11 @@ REAP: Final = Script("reap")
 JOIN: Final = Script("join")
 BEAT: Final = Script("beat")
 BURY: Final = Script("bury")
+PROBE: Final = Script("probe")
 REFUND: Final = Script("refund")
 PENALIZE: Final = Script("penalize")
 RENT: Final = Script("rent")
-SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, REFUND, PENALIZE, RENT)
+SCRIPTS: Final = (ADMIT, TELL, REAP, JOIN, BEAT, BURY, PROBE, REFUND, PENALIZE, RENT)
 
 
 class Unlisted(Exception):  # noqa: N818 -- an answer, and a normal one
@@ -92,6 +99,7 @@ class Keys:
         self._members = text + b"m:{"
         self._tokens = text + b"u:{"
         self._penalties = text + b"p:{"
+        self._channels = _SPECIAL.sub(rb"\\\1", text) + b"i:*"
         self.listing = (self.holders,) if listed else ()
         self.check = b"1" if listed else b"0"
 
@@ -148,8 +156,11 @@ class Keys:
         names = (self.counts(claim.key),) if claim.member is None else (self.counts(claim.key), self.members(claim.key))
         return REAP.call(names, holder, cursor, REAP_COUNT)
 
-    def join(self, holder: bytes) -> Command:
-        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL)
+    def join(self, holder: bytes, *, count_listeners: bool) -> Command:
+        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL, self._channels if count_listeners else b"")
+
+    def probe(self) -> Command:
+        return PROBE.call((self.holders,))
 
     def beat(self, holder: bytes) -> Command:
         return BEAT.call((self.holders,), holder, b"%d" % SEAT_TTL)
@@ -182,9 +193,15 @@ _of_rule: Final = lru_cache(1024)(_number)  # there are few, again and again
 
 def read_admit(reply: object) -> Answer:
     """Raises Unlisted, and ValueError for what our script does not say."""
-    if not isinstance(reply, bytes) or not reply:
-        raise ValueError("not an answer of our script")
-    reply, _, levels = reply.partition(b" t ")
+    if not isinstance(reply, bytes):
+        raise ValueError("not an answer of our script")  # noqa: TRY004 -- what came over the wire is a value, not a type
+    try:
+        return _read_words(*reply.partition(b" t ")[::2])
+    except IndexError as error:
+        raise ValueError("not an answer of our script") from error
+
+
+def _read_words(reply: bytes, levels: bytes) -> Answer:
     kind, *words = reply.split(b" ")
     if kind == b"G":
         return Granted(_indexes(words[0]), tuple(map(int, words[1:])), tuple(map(float, levels.split())))
@@ -193,7 +210,9 @@ def read_admit(reply: object) -> Answer:
         return Refused(Denial(int(words[0]), retry, _indexes(words[2])), tuple(words[3:]))
     if kind == b"C":
         return Conflict(int(words[0]))
-    raise Unlisted("the store does not list this instance")
+    if kind == b"U":
+        raise Unlisted("the store does not list this instance")
+    raise ValueError("not an answer of our script")
 
 
 def _indexes(text: bytes) -> tuple[int, ...]:
@@ -206,7 +225,24 @@ def read_listing(reply: object) -> Mapping[bytes, int]:
         raise ValueError("no listing of holders")  # noqa: TRY004 -- what came over the wire is a value, not a type
     if not reply:
         raise Unlisted("the store does not list this instance")
-    return {holder: int(counter) for holder, counter in zip(reply[::2], reply[1::2], strict=True)}
+    listing = dict(zip(reply[::2], reply[1::2], strict=True))
+    if not (all(map(_is_holder, listing)) and all(map(_is_count, listing.values()))):
+        raise ValueError("no listing of holders")
+    return {holder: int(counter) for holder, counter in listing.items()}
+
+
+def read_joined(reply: object) -> tuple[Mapping[bytes, int], int]:
+    """The listing, and how many listen on channels of ours. Raises ValueError for what is no listing."""
+    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[0], int):
+        raise ValueError("no listing of holders")
+    return read_listing(reply[1]), reply[0]
+
+
+def read_holders(reply: object) -> Sequence[bytes]:
+    """Who has seats of a key. Raises ValueError for what is not ours."""
+    if not isinstance(reply, list) or len(reply) > MOST_HOLDERS or not all(map(_is_holder, reply)):
+        raise ValueError("no holders")
+    return reply
 
 
 def read_told(reply: object) -> tuple[int, ...]:

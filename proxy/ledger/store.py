@@ -137,13 +137,17 @@ class StoreEvents(Protocol):
         """`why`: one line without secrets; empty where there is nothing to say."""
 
     def answered(self, seconds: float) -> None:
-        """A question was answered in time; how long that took."""
+        """A question was answered, or given up; how long that took."""
 
     def conflict(self, rule: str) -> None:
         """A key of this rule holds what is not ours: whom it is about was refused. An empty rule: the listing of holders."""
 
-    def evicts(self, policy: str) -> None:
-        """The server may throw keys away: its maxmemory-policy."""
+    def memory_policy(self, server: str, policy: str) -> None:
+        """What a server does when its memory is full. Anything but `noeviction` throws keys away. `server`: which one, where there are
+        several."""
+
+    def deaf(self, why: str) -> None:
+        """The server does not let us listen, so no bucket of frames is ever owned. `why`: one line."""
 
 
 class SharedStore(Store, Protocol):

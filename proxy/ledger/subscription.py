@@ -1,7 +1,7 @@
 """A second connection to the store, on which it tells us things: one channel of our own, and nothing else.
 
 It is silent unless it is tried: a path that died without a word would make us deaf for ever, so a ping goes out when nothing was heard for
-INTERVAL seconds. Errors of the library end here; whoever wants to know whether we hear is told.
+INTERVAL seconds. Errors of the library end here; whoever wants to know whether we hear is told, and why the server does not let us.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.addresses import StoreAddress
-from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close
+from proxy.ledger.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
 from proxy.ledger.link import Locate
 from proxy.ledger.redis_link import PAUSES, pack
 from proxy.ledger.store import StoreDown
@@ -24,7 +24,8 @@ INTERVAL: Final = 2.0  # seconds without a word, and it is asked for one; as muc
 
 
 class Subscription:
-    """`hear` gets every message; `listening` is told when it begins to hear, and when it does no more. They must neither raise nor wait."""
+    """`hear` gets every message; `listening` is told when it begins to hear, and when it does no more; `denied` why the server refuses
+    it, in one line. They must neither raise nor wait."""
 
     def __init__(
         self,
@@ -33,16 +34,20 @@ class Subscription:
         channel: bytes,
         hear: Callable[[bytes], None],
         listening: Callable[[bool], None],
+        denied: Callable[[str], None],
     ) -> None:
         self._address = address
         self._locate = locate
         self._channel = channel
         self._hear = hear
         self._listening = listening
+        self._denied = denied
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """A second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -74,8 +79,14 @@ class Subscription:
             attempts += 1
 
     async def _subscribe(self, connection: Connection) -> None:
+        from redis.exceptions import ResponseError
+
         await connection.send_packed_command([pack([(b"SUBSCRIBE", self._channel)])], check_health=False)
-        await connection.read_response()
+        try:
+            await connection.read_response()
+        except ResponseError as error:
+            self._denied(one_line(error))
+            raise
 
     async def _listen(self, connection: Connection) -> None:
         """Until the connection is lost. Raises OSError (TimeoutError is one), and what the library raises."""

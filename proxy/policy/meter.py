@@ -163,10 +163,51 @@ class Held:
             wake()
 
 
+class Plan(NamedTuple):
+    """What a meter of some rules is made of; the numbers are places among them. Worked out once, not for each connection.
+
+    `is_plain`: a first frame can only break a rate of messages, or a size.
+    """
+
+    enforced: tuple[int, ...]
+    shadows: tuple[int, ...]
+    messages: tuple[int, ...]
+    controls: tuple[int, ...]
+    bytes: tuple[int, ...]
+    is_plain: bool
+    max_size: float
+    max_fragments: float
+
+    @classmethod
+    def of(cls, frame_rules: Sequence[FrameRule]) -> Plan:
+        rules = [one.rule for one in frame_rules]
+        enforced = tuple(place for place, rule in enumerate(rules) if not rule.shadow)
+        shadows = tuple(place for place, rule in enumerate(rules) if rule.shadow)
+
+        def about(quantity: Quantity) -> tuple[int, ...]:
+            return tuple(place for place in enforced if rules[place].quantity is quantity)
+
+        def smallest(quantity: Quantity) -> float:
+            return min((rules[place].limit for place in about(quantity)), default=NO_LIMIT)
+
+        delays = any(rules[place].on_excess is OnExcess.DELAY for place in enforced)
+        return cls(
+            enforced,
+            shadows,
+            about(Quantity.MESSAGES),
+            about(Quantity.CONTROL_FRAMES),
+            about(Quantity.BYTES),
+            not (about(Quantity.BYTES) or shadows or delays),
+            smallest(Quantity.MESSAGE_SIZE),
+            smallest(Quantity.FRAGMENTS),
+        )
+
+
 class Meter:
     """The frame rules of one direction. `charge` wants times in seconds that do not go backwards.
 
-    `accounts`: in the order of the file. `tickets`: one source of them for all meters that share buckets.
+    `accounts`: in the order of the file. `tickets`: one source of them for all meters that share buckets. `plan`: of their rules, where
+    somebody has it already.
     """
 
     __slots__ = (
@@ -192,16 +233,17 @@ class Meter:
         "penalty_key",
     )
 
-    def __init__(self, accounts: Sequence[Account], tickets: Iterator[int] | None = None) -> None:
-        self._enforced = tuple(one for one in accounts if not one.frame_rule.rule.shadow)
-        self._shadows = tuple(one for one in accounts if one.frame_rule.rule.shadow)
-        self._messages = _buckets(self._enforced, Quantity.MESSAGES)
-        self._controls = _buckets(self._enforced, Quantity.CONTROL_FRAMES)
-        self._bytes = _buckets(self._enforced, Quantity.BYTES)
-        delays = any(one.frame_rule.rule.on_excess is OnExcess.DELAY for one in self._enforced)
-        self._is_plain = not (self._bytes or self._shadows or delays)  # a first frame can only break a rate of messages, or a size
-        self._max_size = _smallest(self._enforced, Quantity.MESSAGE_SIZE)
-        self._max_fragments = _smallest(self._enforced, Quantity.FRAGMENTS)
+    def __init__(self, accounts: Sequence[Account], tickets: Iterator[int] | None = None, plan: Plan | None = None) -> None:
+        if plan is None:
+            plan = Plan.of([one.frame_rule for one in accounts])
+        self._enforced = tuple([accounts[place] for place in plan.enforced])
+        self._shadows = tuple([accounts[place] for place in plan.shadows])
+        self._messages = _buckets(accounts, plan.messages)
+        self._controls = _buckets(accounts, plan.controls)
+        self._bytes = _buckets(accounts, plan.bytes)
+        self._is_plain = plan.is_plain
+        self._max_size = plan.max_size
+        self._max_fragments = plan.max_fragments
         self._message_size = 0  # bytes of the current message, so far as its frames passed
         self._fragments = 0  # frames of it
         self._tickets = count() if tickets is None else tickets
@@ -487,12 +529,8 @@ class Meter:
                 store.close_bucket(account.key, account.bucket)
 
 
-def _buckets(accounts: Sequence[Account], quantity: Quantity) -> tuple[TokenBucket, ...]:
-    return tuple(one.bucket for one in accounts if one.bucket is not None and one.frame_rule.rule.quantity is quantity)
-
-
-def _smallest(accounts: Sequence[Account], quantity: Quantity) -> float:
-    return min((one.frame_rule.rule.limit for one in accounts if one.frame_rule.rule.quantity is quantity), default=NO_LIMIT)
+def _buckets(accounts: Sequence[Account], places: Sequence[int]) -> tuple[TokenBucket, ...]:
+    return tuple([bucket for place in places if (bucket := accounts[place].bucket) is not None])
 
 
 class Meters(NamedTuple):
@@ -512,6 +550,18 @@ class Meters(NamedTuple):
                 meter.release(store, now)
 
 
+class Choice(NamedTuple):
+    """Rules of one direction, and what a meter of them is made of."""
+
+    rules: tuple[FrameRule, ...]
+    plan: Plan
+
+
+def _choice(frame_rules: Sequence[FrameRule], direction: Direction) -> Choice:
+    rules = tuple(one for one in frame_rules if one.rule.direction is direction)
+    return Choice(rules, Plan.of(rules))
+
+
 class MeterRules:
     """The rules about frames, ready to be compiled into the smallest meters that a connection needs."""
 
@@ -520,18 +570,31 @@ class MeterRules:
         self._identifier = identifier
         self._tickets = count()
         self._dropping = tuple(one.rule for one in self.frame_rules if _drops_messages(one.rule))
+        self._particular = any(one.rule.when.room is not None or one.rule.when.networks for one in self.frame_rules)
+        self._chosen: dict[tuple[str, bool, bool], tuple[Choice, Choice]] = {}  # bounded by the routes
 
     def compile(self, principal: Principal, store: Store, now: float) -> Meters | None:
         """The meters of a connection, their buckets held open until `release`; None if no rule is about its frames."""
-        mine = [one for one in self.frame_rules if applies(one.rule, principal)]
-        if not mine:
+        inward, outward = self._about(principal)
+        if not inward.rules and not outward.rules:
             return None
-        inward = [self._account(one, principal, store, now) for one in mine if one.rule.direction is Direction.IN]
-        outward = [self._account(one, principal, store, now) for one in mine if one.rule.direction is Direction.OUT]
-        return Meters(
-            Meter(inward, self._tickets) if inward else None,
-            Meter(outward, self._tickets) if outward else None,
-        )
+        return Meters(self._meter(inward, principal, store, now), self._meter(outward, principal, store, now))
+
+    def _about(self, principal: Principal) -> tuple[Choice, Choice]:
+        """The rules about this principal, in either direction; where no rule asks for more than these three, they decide."""
+        kind = (principal.route, principal.room is None, principal.anonymous)
+        chosen = self._chosen.get(kind)
+        if chosen is None:
+            mine = [one for one in self.frame_rules if applies(one.rule, principal)]
+            chosen = _choice(mine, Direction.IN), _choice(mine, Direction.OUT)
+            if not self._particular:
+                self._chosen[kind] = chosen
+        return chosen
+
+    def _meter(self, choice: Choice, principal: Principal, store: Store, now: float) -> Meter | None:
+        if not choice.rules:
+            return None
+        return Meter([self._account(one, principal, store, now) for one in choice.rules], self._tickets, choice.plan)
 
     def _account(self, one: FrameRule, principal: Principal, store: Store, now: float) -> Account:
         rule, identifier = one.rule, self._identifier

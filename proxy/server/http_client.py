@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import http_parser
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
@@ -27,6 +27,7 @@ from yarl import URL
 
 from proxy.policy.upstreams import UnixAddress, Upstream
 from proxy.server.capacity import Dials
+from proxy.server.names import Names
 from proxy.server.sockets import Keepalive
 from proxy.server.tls import keep_the_end, server_name, upstream_context
 from proxy.server.upstream import TOO_MANY_DIALS, UpstreamError
@@ -82,13 +83,13 @@ class BodyLostError(Exception):
 class HttpClient:
     """Asks one upstream. To be made where an event loop runs, and closed."""
 
-    def __init__(self, upstream: Upstream, keepalive: Keepalive, dials: Dials) -> None:
+    def __init__(self, upstream: Upstream, keepalive: Keepalive, dials: Dials, names: Names) -> None:
         address = upstream.address
         self._authority = "upstream" if isinstance(address, UnixAddress) else str(address)
         self._scheme = "http" if upstream.tls is None else "https"
         self._server_name = None if upstream.tls is None else server_name(upstream)
         self._session = aiohttp.ClientSession(
-            connector=_connector(upstream, keepalive, dials),
+            connector=_connector(upstream, keepalive, dials, names),
             request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -374,13 +375,32 @@ class _UnixConnector(_BoundedDials, aiohttp.UnixConnector):
     pass
 
 
-def _connector(upstream: Upstream, keepalive: Keepalive, dials: Dials) -> aiohttp.BaseConnector:
+def _connector(upstream: Upstream, keepalive: Keepalive, dials: Dials, names: Names) -> aiohttp.BaseConnector:
     address = upstream.address
     if isinstance(address, UnixAddress):
         return _UnixConnector(path=address.path, upstream=upstream, dials=dials)
     context = upstream_context(upstream)
     ssl = True if context is None else context
-    return _TcpConnector(ssl=ssl, socket_factory=_sockets(keepalive), upstream=upstream, dials=dials)
+    return _TcpConnector(
+        ssl=ssl, socket_factory=_sockets(keepalive), resolver=_Resolver(names), use_dns_cache=False, upstream=upstream, dials=dials
+    )
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up as for upgrades."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=found.text, port=port, family=found.family, proto=0, flags=socket.AI_NUMERICHOST)
+            for found in await self._names.addresses(host)
+            if family in (socket.AF_UNSPEC, found.family)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 def _sockets(keepalive: Keepalive) -> Callable[[Any], socket.socket]:

@@ -103,8 +103,9 @@ class Passthrough:
 
     async def open(self) -> None:
         """Make the clients; they connect when there is something to ask."""
+        dialer = self._upgrades.dialer
         for name, upstream in self._upgrades.upstreams.items():
-            self._clients[name] = HttpClient(upstream, self._keepalive, self._upgrades.dialer.dials)
+            self._clients[name] = HttpClient(upstream, self._keepalive, dialer.dials, dialer.names)
 
     def finish(self) -> None:
         """Keep no connection alive any more: those that are idle end now, the others after their request."""

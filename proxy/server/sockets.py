@@ -73,6 +73,17 @@ class Keepalive:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.user_timeout * 1000))
 
 
+def hand_over(transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+    """Give a stream to another protocol, which hears of its loss also where that came first.
+
+    Over TLS the loss is told to the protocol that was there when it was seen, a turn of the loop later. So `connection_lost` may be called
+    for both, and twice.
+    """
+    transport.set_protocol(protocol)
+    if transport.is_closing():
+        asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
+
+
 def reset_at_close(transport: asyncio.BaseTransport) -> None:
     """Let the kernel end a connection with RST instead of FIN once it is closed, where there is such a thing."""
     sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
@@ -83,7 +94,7 @@ def reset_at_close(transport: asyncio.BaseTransport) -> None:
 
 
 def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list[socket.socket]:
-    """Open listening sockets on all addresses of a host, their options set. Raises OSError."""
+    """Open listening sockets on all addresses of a host, their options set; `::` takes IPv4 too (RFC 3493 §5.3). Raises OSError."""
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -92,7 +103,7 @@ def listen_tcp(host: str, port: int, keepalive: Keepalive, backlog: int) -> list
             opened.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, asked[0] != "::" or len(found) > 1)
             keepalive.apply(sock)
             # Where a free port was asked for, it is the same one on every address.
             free = opened[0].getsockname()[1] if not port and len(opened) > 1 else port

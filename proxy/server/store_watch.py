@@ -12,10 +12,12 @@ from proxy.ledger.store import Grant, StoreState
 from proxy.log import Log
 from proxy.metrics import StoreTotals
 
+SAFE = "noeviction"  # the policy with which Redis refuses to write rather than to throw keys away
 UP = "the store is up, and limits are shared"
 HEALING = "the store is back and is told what it has missed; until then limits are this instance's own"
 DOWN = "the store is down, and limits are not shared"
 CONFLICT = "a key in the store is not ours: another program or version uses the same store_prefix"
+DEAF = "the store does not let this instance listen on its channel: shared rates of frames cost more questions"
 EVICTS = "the store may throw seats away when its memory is full: set its maxmemory-policy to noeviction"
 
 
@@ -27,7 +29,8 @@ class StoreWatch:
         self._log = log
         self._state: StoreState | None = None
         self._conflicts: set[str] = set()  # rules that were told of
-        self._policy: str | None = None
+        self._evicting: dict[str, str] = {}  # server -> policy
+        self._deaf_why: str | None = None
 
     def begin(self) -> None:
         """The store is going to be started."""
@@ -57,11 +60,18 @@ class StoreWatch:
             self._conflicts.add(rule)
             self._log.error(CONFLICT, rule=rule or None)
 
-    def evicts(self, policy: str) -> None:
-        self._totals.may_evict = True
-        if policy != self._policy:
-            self._policy = policy
-            self._log.warning(EVICTS, policy=policy)
+    def memory_policy(self, server: str, policy: str) -> None:
+        if policy == SAFE:
+            self._evicting.pop(server, None)
+        elif policy != self._evicting.get(server):
+            self._evicting[server] = policy
+            self._log.warning(EVICTS, policy=policy, server=server or None)
+        self._totals.may_evict = bool(self._evicting)
+
+    def deaf(self, why: str) -> None:
+        if why != self._deaf_why:
+            self._deaf_why = why
+            self._log.warning(DEAF, why=why)
 
 
 def over_limit(grants: Iterable[Grant], others: Callable[[bytes], int]) -> Mapping[str, int]:

@@ -28,7 +28,9 @@ from proxy.policy.meter import Meter, Meters
 from proxy.policy.notices import Notices
 from proxy.policy.rules import Quantity
 from proxy.server.linger import Lingering
+from proxy.server.sockets import hand_over
 from proxy.server.timing_wheel import Deadline, TimingWheel
+from proxy.server.turns import Turns, Waiting
 from proxy.server.vigil import Rounds, Vigil
 from proxy.wire.frames import (
     MASK_SIZE,
@@ -93,6 +95,7 @@ class Surroundings:
     ends: Ends
     wheel: TimingWheel
     rounds: Rounds
+    turns: Turns
 
 
 class Half(asyncio.Protocol):
@@ -111,7 +114,7 @@ class Half(asyncio.Protocol):
         self.said = False
         self.heard = False
         self.left = False
-        self.hold: asyncio.Handle | None = None  # when the frame at which the walker halted is asked about again
+        self.hold: asyncio.Handle | Waiting | None = None  # when the frame at which the walker halted is asked about again
         self.paused = 0  # how many reasons there are not to read from this side
         self.writable = True
 
@@ -133,6 +136,8 @@ class Half(asyncio.Protocol):
         return self.transport.can_write_eof()  # not on TLS, which knows no half-open stream
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.left:  # told before, or somebody else's by now: over TLS a loss is told late
+            return
         self.left = True
         if isinstance(exc, TimeoutError):  # by TCP_USER_TIMEOUT or keepalive
             self.tunnel.why = "user_timeout"
@@ -205,7 +210,7 @@ class Tunnel:
         self.client.peer, self.upstream.peer = self.upstream, self.client
         for half in (self.client, self.upstream):
             half.forward = half.peer.transport.write
-            half.transport.set_protocol(half)
+            hand_over(half.transport, half)
 
     def begin(self, first: bytes, rest: bytes) -> None:
         """Write our 101, and then what the upstream sent behind its own."""
@@ -325,9 +330,9 @@ class Tunnel:
             half.hold = self._loop.call_soon(self._ask_again, half)
 
     def _let_others_go_first(self, half: Half) -> None:
-        """Too many frames for one turn of the loop: the rest comes in the next, and nothing more is read until then."""
+        """Too much for one turn of the loop: the rest comes in a later one, and nothing more is read until then."""
         half.pause()
-        half.hold = self._loop.call_soon(self._ask_again, half)
+        half.hold = self._around.turns.wait(partial(self._ask_again, half))
 
     def _ask_again(self, half: Half) -> None:
         half.hold = None

@@ -31,6 +31,7 @@ from proxy.server.answers import problem, too_many, unavailable
 from proxy.server.capacity import Capacity, Place
 from proxy.server.linger import Lingering
 from proxy.server.live import Live
+from proxy.server.sockets import hand_over
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tunnel import Surroundings, Tunnel
 from proxy.server.upstream import SWITCHING_PROTOCOLS, Answer, AnswerRelay, Dialer, UpstreamError
@@ -161,9 +162,9 @@ class UpgradePath:
             return
         place = self.capacity.enter(name)
         assert place is not None  # there was one, and nobody else has come meanwhile
-        transport.set_protocol(AwaitingUpgrade(transport, connection, task))
         self.tasks[task] = connection
         task.add_done_callback(lambda done: self._done(done, place))
+        hand_over(transport, AwaitingUpgrade(transport, connection, task))
 
     def _done(self, task: asyncio.Task[None], place: Place) -> None:
         place.leave()

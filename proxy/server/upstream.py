@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple, cast
 
-from proxy.policy.upstreams import UnixAddress, Upstream
+from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream
 from proxy.server.capacity import Dials
 from proxy.server.expiry import Expiry
-from proxy.server.sockets import Keepalive
+from proxy.server.names import Names
+from proxy.server.sockets import Keepalive, hand_over
 from proxy.server.timing_wheel import TimingWheel
 from proxy.server.tls import SHUTDOWN_TIMEOUT, keep_the_end, server_name, upstream_context
 from proxy.wire.body import BodyFraming, BodyWalker, framing_of
@@ -55,6 +56,7 @@ class Dialer:
         self._wheel = wheel
         self.keepalive = keepalive
         self.dials = Dials()
+        self.names = Names()
         self._contexts = {upstream.name: upstream_context(upstream) for upstream in upstreams}
 
     async def dial(self, upstream: Upstream, request: bytes) -> Answer:
@@ -68,6 +70,12 @@ class Dialer:
 
     async def _dial(self, upstream: Upstream, request: bytes) -> Answer:
         answer: asyncio.Future[Answer] = self._loop.create_future()
+        try:
+            return await self._ask(upstream, request, answer)
+        finally:
+            _want_no_more(answer)
+
+    async def _ask(self, upstream: Upstream, request: bytes, answer: asyncio.Future[Answer]) -> Answer:
         try:
             with Expiry(self._wheel, upstream.connect_timeout):
                 transport = await self._connect(upstream, lambda: _AwaitingAnswer(answer, request))
@@ -95,26 +103,47 @@ class Dialer:
         if isinstance(address, UnixAddress):
             transport, _ = await loop.create_unix_connection(protocol, address.path)
             return transport
+        transport = await self._connect_to_one(upstream, address, protocol)
+        self.keepalive.apply_to_transport(transport)
+        return transport
+
+    async def _connect_to_one(self, upstream: Upstream, address: TcpAddress, protocol: Callable[[], _AwaitingAnswer]) -> asyncio.Transport:
+        """The first of a host's addresses that accepts. Raises what the last one said."""
+        failure: OSError | None = None
+        for found in await self.names.addresses(address.host):
+            try:
+                return await self._connect_to(upstream, found.text, address.port, protocol)
+            except OSError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    async def _connect_to(self, upstream: Upstream, ip: str, port: int, protocol: Callable[[], _AwaitingAnswer]) -> asyncio.Transport:
         context = self._contexts[upstream.name]
         if context is None:
-            transport, _ = await loop.create_connection(protocol, address.host, address.port)
-        else:
-            transport, _ = await loop.create_connection(
-                protocol,
-                address.host,
-                address.port,
-                ssl=context,
-                server_hostname=server_name(upstream),
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
-            )
-            keep_the_end(transport)
-        self.keepalive.apply_to_transport(transport)
+            transport, _ = await self._loop.create_connection(protocol, ip, port)
+            return transport
+        transport, _ = await self._loop.create_connection(
+            protocol,
+            ip,
+            port,
+            ssl=context,
+            server_hostname=server_name(upstream),
+            ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
+        )
+        keep_the_end(transport)
         return transport
 
 
 def _time_out(answer: asyncio.Future[Answer]) -> None:
     if not answer.done():
         answer.set_exception(UpstreamError("the upstream does not answer the handshake", 504))
+
+
+def _want_no_more(answer: asyncio.Future[Answer]) -> None:
+    """A dial that ends before its answer is awaited leaves nothing that somebody would have to look at."""
+    if not answer.cancel() and not answer.cancelled():
+        answer.exception()
 
 
 def _reason(error: OSError) -> str:
@@ -203,9 +232,9 @@ class AnswerRelay:
 
     def begin(self) -> None:
         """Write the head, and what came behind it."""
-        self.client.set_protocol(_AnswerReader(self))
+        hand_over(self.client, _AnswerReader(self))
         self.client.write(_relayed_head(self._answer.head, self._framing))
-        self._upstream.set_protocol(_AnswerWriter(self))
+        hand_over(self._upstream, _AnswerWriter(self))
         self.receive(self._answer.rest)
         if not self._finished and not self._paused:
             self._upstream.resume_reading()

@@ -4,7 +4,8 @@ A `FrameWalker` stands in one direction of a connection. It reads the headers in
 frame but Close, and returns what goes on: in the common case the very same bytes object. It never unmasks, inflates or gathers a
 data payload; only a header that is cut by the end of a chunk (at most 13 bytes), a Close frame (at most 131) and what may be the pong
 to a ping of ours (14) are held until they are whole, so memory per connection does not depend on what a peer sends. Nor does the time
-that one call takes: of a chunk with more frames than TURN the rest is held until the caller comes back for it.
+that one call takes: of a chunk with more frames than TURN the rest is held until the caller comes back for it. Behind one of TURN_SIZE
+it is to come back too, before it reads more.
 
 Invariant: the concatenation of all that `receive_data` returned is a valid prefix of a frame stream, in which no message is
 forwarded in part unless the connection is about to be closed. How the stream was cut into chunks changes nothing.
@@ -30,6 +31,7 @@ TOP_BIT: Final = 0x80  # of a 64-bit length: must be 0
 MASK_SIZE: Final = 4
 
 TURN: Final = 128  # frames that one call reads at most. A read of 256 KB may hold 40,000, of which each costs 1 to 10 µs
+TURN_SIZE: Final = 1 << 17  # bytes that are a turn, whatever is in them: while reads are so large, uvloop makes 32 of them in one turn
 
 
 class Opcode(IntEnum):
@@ -69,7 +71,7 @@ class Verdict(IntEnum):
 
 
 class Turn(Enum):
-    """OVER: enough was read for one call. `resume` and call again, once others had theirs."""
+    """OVER: enough was read for one call. `resume` and call again, once others had theirs, before more is read."""
 
     OVER = "over"
 
@@ -414,10 +416,14 @@ class FrameWalker:
         self._message = message
         self.frame_end = frame_end
         self.message_end = message_end
-        if self.halt is _HOLD or self.halt is _OVER:
+        if position == size:
+            if size - start >= TURN_SIZE:
+                self.halt = _OVER
+                self.attention = True
+        elif self.halt is _HOLD or self.halt is _OVER:
             self._tail = data
             self._tail_start = position
-        elif position < size:
+        else:
             self._tail = b"" if self._over else data[position:]
         self._busy = bool(remaining or skipping or message or self._tail or self.attention)
         if run == 0 and position == size:

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from proxy.server.store_watch import DOWN
 from tests.support.redis_servers import ROOT, RedisServer, mortal
 from tests.support.waiting import until
 
@@ -46,8 +47,8 @@ class GateProcess:
 
     async def listens(self) -> None:
         """Wait until the public port is open. Raises TimeoutError."""
-        await until(lambda: "listening" in self.text() or not self.is_running, PATIENCE)
-        ready = next((event for event in self.events() if event["event"] == "listening"), None)
+        await until(lambda: self.told("listening") or not self.is_running, PATIENCE)
+        ready = next(iter(self.told("listening")), None)
         assert ready is not None, self.text()
         self.port = int(ready["address"].rpartition(":")[2])
         self.admin = ready["admin"]
@@ -80,6 +81,12 @@ class GateProcess:
             lines = (await response.text()).splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    async def decided_alone(self) -> float:
+        """Questions to which the store had no answer in its 200 ms, so far, and outages."""
+        samples = await self.scrape()
+        name = "wsgate_store_request_duration_seconds"
+        return samples[f"{name}_count"] - samples[f'{name}_bucket{{le="0.2"}}'] + len(self.told(DOWN))
 
     async def ready(self) -> int:
         """The status of /readyz."""

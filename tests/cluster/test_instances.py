@@ -23,11 +23,11 @@ TTL = 5.0  # seconds, of a holder
 HEAL = 5.0  # seconds from the return of whatever was away until all is right again
 OWN = 10  # guests of each gate
 CAP = 3 * OWN
+TRIES = 5  # of a refusal, on a machine that does other things too
 KINDS = ["connections", pytest.param("members", marks=pytest.mark.long)]  # the second kind of seat takes the same way
 YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s
-store_timeout: 1s
 routes:
   - {{name: connections, path: "/connections/{{room}}", upstream: game}}
   - {{name: members, path: "/members/{{room}}", upstream: game}}
@@ -55,6 +55,18 @@ class House:
             self._users += 1
             heads.append(upgrade_head(f"/{self.kind}/room?token=user-{self._users}"))
         return statuses(await self.people.knock(*((gate.port, head) for head in heads)))
+
+    async def refuses(self, gate: GateProcess) -> None:
+        """One new user is refused. If the store took longer than it has, the gate decided alone: who came in so leaves, and it is asked again."""
+        for _ in range(TRIES):
+            before = await gate.decided_alone()
+            answers = await self.knock(gate)
+            if answers == {429: 1}:
+                return
+            assert await gate.decided_alone() > before, answers
+            await self.people.leave(self.people.inside[-1:])
+            await self.heals()
+        raise AssertionError("the machine is too slow to show anything")
 
     async def admitted_within(self, gate: GateProcess, count: int, seconds: float) -> None:
         """Knock until so many have been let in. Raises TimeoutError."""
@@ -90,7 +102,7 @@ async def full_house(folder: Path, kind: str, on_store_down: str = "local") -> A
             for gate in three:
                 await eventually(lambda gate=gate: _is_shared(gate))
                 assert await house.knock(gate, OWN) == {101: OWN}
-            assert await house.knock(three[2]) == {429: 1}
+            await house.refuses(three[2])
             assert await house.told() == CAP
             yield house
 
@@ -106,10 +118,10 @@ async def test_seats_of_a_killed_gate_are_free_within_the_ttl_and_5_s(kind: str,
         first, second, third = house.gates
         first.kill()
         started = time.monotonic()
-        assert await house.knock(second) == {429: 1}
+        await house.refuses(second)
         await house.admitted_within(second, OWN, TTL + 5)
         assert time.monotonic() - started > TTL / 2
-        assert await house.knock(third) == {429: 1}
+        await house.refuses(third)
         assert lost(house) == list(house.guests_of(first))
         await house.heals()
         assert await house.told() == CAP
@@ -121,7 +133,7 @@ async def test_a_gate_that_stops_gives_its_seats_back_at_once(kind: str, tmp_pat
         assert await house.gates[0].stop() == 0
         await eventually(lambda: _holders_are(house, 2))
         await house.admitted_within(house.gates[1], OWN, 2)
-        assert await house.knock(house.gates[2]) == {429: 1}
+        await house.refuses(house.gates[2])
 
 
 async def _holders_are(house: House, count: int) -> bool:
@@ -136,26 +148,26 @@ async def test_a_frozen_gate_is_taken_for_dead_and_comes_back_with_its_guests(ki
         first, second, third = house.gates
         first.freeze()
         await house.admitted_within(second, OWN, TTL + 5)
-        assert await house.knock(third) == {429: 1}
+        await house.refuses(third)
         first.thaw()
         await house.heals()
         assert await house.told() == CAP + OWN
         for gate in house.gates:
-            assert await house.knock(gate) == {429: 1}
+            await house.refuses(gate)
         assert not lost(house)
         await house.people.leave([house.people.guests[number] for number in house.guests_of(first)])
         await house.heals()
-        assert await house.knock(second) == {429: 1}
+        await house.refuses(second)
         await house.people.leave(house.people.inside[:1])
         await house.admitted_within(third, 1, 2)
-        assert await house.knock(second) == {429: 1}
+        await house.refuses(second)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_gate_that_is_cut_off_keeps_its_guests_and_gives_no_seat_that_others_had(kind: str, tmp_path: Path) -> None:
     async with full_house(tmp_path, kind) as house:
         first, second, _ = house.gates
-        assert await house.knock(first) == {429: 1}  # so that it has seen what the others have
+        await house.refuses(first)  # so that it has seen what the others have
         house.link.hold()
         await eventually(lambda: _is_degraded(first))
         assert await house.knock(first) == {429: 1}
@@ -189,4 +201,4 @@ async def test_without_the_store_open_lets_everybody_in_and_closed_nobody(policy
         await house.link.forward()
         await eventually(lambda: _is_shared(first), HEAL)
         await house.heals()
-        assert await house.knock(first) == {429: 1}
+        await house.refuses(first)

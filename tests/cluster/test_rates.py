@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.gates import GateProcess, gates
 from tests.cluster.guests import END, TICK, TOCK, game, party
+from tests.support.cuttable import cuttable
 from tests.support.raw import upgrade_head
 from tests.support.redis_servers import RedisServer, redis_server
 from tests.support.waiting import until
@@ -129,6 +130,20 @@ async def test_a_flood_of_30_seconds_through_four_gates_gets_97_percent_of_one_b
     passed, lasted, questions = await through_four_gates(30.0, tmp_path)
     assert 0.97 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
     assert questions < 30
+
+
+@pytest.mark.parametrize("round_trip", [0.05, 0.1])
+async def test_a_flood_through_gates_far_from_the_store_gets_no_more(round_trip: float, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        url, store = await stack.enter_async_context(game()), await stack.enter_async_context(redis_server())
+        links = [await stack.enter_async_context(cuttable(store.port)) for _ in range(4)]
+        for link in links:
+            link.delay = round_trip / 2
+        cluster = await stack.enter_async_context(gates(tmp_path, YAML, url, [store.url_via(link.port) for link in links]))
+        people = await stack.enter_async_context(flooders(cluster))
+        lasted = await flood(people, 4.0)
+        passed = await quiet(lambda: sum(one.passed for one in people))
+        assert 0.7 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
 
 
 async def test_one_user_on_one_gate_asks_nothing_per_message(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Several gates before one game, with one store: together they admit what one would, and what one of them suffers is its own affair."""
+"""Several gates before one game, with one store: together they admit what one would, and what one of them suffers is its own affair.
+
+The store has its 200 ms to answer, as in production. On a machine that does other things too some questions may take longer; these are
+decided alone, and counted (wsgate_store_request_duration_seconds), so a race in which there was one proves nothing and is run again.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, redis_se
 from tests.support.waiting import eventually
 
 ROUNDS = 100
+MOST_RUNS = 3  # of each round
 RACERS = 300
 CAP = 100
 YAML = f"""
 refuse_with: http
-store_timeout: 5s
 routes:
   - {{name: open, path: "/connections/{{room}}", upstream: game}}
   - {{name: members, path: "/members/{{room}}", upstream: game}}
@@ -42,11 +46,28 @@ async def race(people: Party, cluster: list[GateProcess], asked: list[bytes]) ->
 async def races(kind: str, flavour: Flavour, rounds: int, folder: Path) -> None:
     """So often, each time for another room."""
     async with game() as url, redis_server(flavour) as store, gates(folder, YAML, url, [store.url] * 3) as cluster, party() as people:
-        for room in range(rounds):
+        proofs = 0
+        for room in range(MOST_RUNS * rounds):
+            before = await alone(cluster)
             guests = await race(people, cluster, heads(kind, room))
-            assert statuses(guests) == {101: CAP, 429: RACERS - CAP}
+            if await alone(cluster) == before:
+                assert statuses(guests) == {101: CAP, 429: RACERS - CAP}
+                proofs += 1
             await people.leave()
+            if proofs == rounds:
+                break
+            await eventually(lambda: all_share(cluster))
+        assert proofs == rounds, "the machine is too slow to show anything"
         await eventually(lambda: has_total(store, kind, 0))
+
+
+async def alone(cluster: list[GateProcess]) -> float:
+    """Questions that were decided without the store, so far; an outage counts as one."""
+    return sum([await gate.decided_alone() for gate in cluster])
+
+
+async def all_share(cluster: list[GateProcess]) -> bool:
+    return not any([(await gate.scrape())["wsgate_store_degraded"] for gate in cluster])
 
 
 @pytest.mark.parametrize("kind", KINDS)

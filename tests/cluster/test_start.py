@@ -94,6 +94,7 @@ async def test_tls_is_spoken_and_the_certificate_is_judged(tmp_path: Path) -> No
         assert "certificate" in errors[0]["event"].lower()
         errors = await fails_to_start(tmp_path / "plain", server.url.replace("rediss", "redis"))
         assert len(errors) == 1
+        assert "want TLS" in errors[0]["event"]
 
 
 # --- a store that is not as it should be ------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def with_password(server: RedisServer, password: str) -> str:
         ("redis://me:s3cret-wrong@127.0.0.1:{port}", "password"),
         ("redis://127.0.0.1:{port}", "auth"),
         ("redis://:s3cret%20p%40ss%2Fword@127.0.0.1:{port}/99", "index"),
-        ("rediss://:s3cret-wrong@127.0.0.1:{port}", ""),
+        ("rediss://:s3cret-wrong@127.0.0.1:{port}", "speak tls"),
         ("redis://:s3cret-wrong@127.0.0.1:{nobody}", "refused"),
         ("redis://:s3cret-wrong@name.invalid:6379", "name"),
     ],

@@ -362,7 +362,21 @@ def test_arguments_reach_the_gate_which_takes_the_place_of_the_script(tmp_path: 
 
 @pytest.mark.parametrize("arguments", [[], ["--long"]])
 def test_the_whole_suite_must_cover_the_package(arguments: list[str]) -> None:
-    assert dev.suite_options(arguments)[:2] == ["--cov", "--cov-fail-under=95"]
+    assert "--cov-fail-under=95" in dev.suite_options(arguments)
+
+
+def test_the_whole_suite_is_shared_out_among_processes() -> None:
+    assert dev.suite_options(["--long"])[:4] == ["-p", "tests.lanes", "-n", "4"]
+
+
+def test_what_python_compiles_for_the_tests_is_kept_in_the_private_folder(
+    home: dev.Home, environment: dev.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev, "node_folder", lambda environment: environment.path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environ = dev.tool_environ(home, environment)
+    assert environ["PYTHONPYCACHEPREFIX"] == str(home.path / "pycache")
+    assert "PYTHONDONTWRITEBYTECODE" not in environ
 
 
 @pytest.mark.parametrize("arguments", [["tests/wire"], ["--long", "-k", "walker"]])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).parent
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds, on a machine that is busy
 
 
 async def run_script(script: str, **settings: object) -> Any:

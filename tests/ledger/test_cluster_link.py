@@ -12,7 +12,7 @@ import pytest
 from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.cluster_link import SLOTS, read_slots
 from proxy.ledger.store import Denial, Grant, StoreState
-from tests.ledger.instances import PATIENCE, Instance, instance, seats_of
+from tests.ledger.instances import PATIENCE, Instance, instance, seats_in
 from tests.ledger.penalty_contract import penalty
 from tests.ledger.store_contract import NOW, ask, denied, granted, held, member, seat, token
 from tests.support.redis_servers import HOST, Cluster, cluster
@@ -47,23 +47,12 @@ async def the_cluster_has(six: Cluster, wanted: dict[str, int], seconds: float =
     while True:
         masters = await six.masters()
         found: Counter[str] = Counter()
-        listed = {holder for node in masters for holder in await holders_in(node)}
         for node in masters:
-            found.update(await seats_of(node, listed))
+            found.update(await seats_in(node))
         if found == wanted:
             return
         assert time.monotonic() < deadline, f"{found} instead of {wanted}"
         await asyncio.sleep(0.05)
-
-
-async def holders_in(node: object) -> list[bytes]:
-    from redis.exceptions import ResponseError
-
-    async with node.client(decode_responses=False) as client:  # type: ignore[attr-defined]  # a RedisServer
-        try:
-            return list(await client.hkeys("test:h"))
-        except ResponseError:
-            return []  # it lies in another's slots
 
 
 async def test_claims_in_several_slots_are_granted_together_or_not_at_all(two: Two, six: Cluster) -> None:

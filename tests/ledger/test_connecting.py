@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from proxy.ledger.addresses import Endpoint, StoreAddress
-from proxy.ledger.connecting import build_connection, close, one_line
+from proxy.ledger.connecting import build_connection, close, one_line, why_not
 from tests.support.redis_servers import HOST, redis_server
 from tests.support.tls import AUTHORITY
 
@@ -44,3 +44,10 @@ def test_reasons_are_one_short_line() -> None:
     assert one_line(ValueError("a\nb  c")) == "a b c"
     assert len(one_line(ValueError("x" * 1000))) == 200
     assert one_line(TimeoutError()) == "TimeoutError"
+
+
+def test_the_other_kind_of_url_is_named_where_it_may_be_the_cure() -> None:
+    assert why_not(TimeoutError(), tls=True).endswith("does the server speak TLS (rediss://)?")
+    assert why_not(TimeoutError(), tls=False) == "no answer while connecting"
+    assert why_not(OSError("Connection reset by peer"), tls=False).endswith("does the server want TLS (rediss://)?")
+    assert why_not(OSError("Connection reset by peer"), tls=True) == "Connection reset by peer"

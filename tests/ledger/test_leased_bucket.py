@@ -7,30 +7,39 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger.leased_bucket import GRACE, LEASE, LOOK_AGAIN, SPARE, LeasedBucket, Mode
+from proxy.ledger.leased_bucket import GRACE, LATE, LOOK_AGAIN, PAUSE, SLACK, SPARE, LeasedBucket, Mode
 
 NOW = 1_000.0
 TIMEOUT = 0.2
+PATIENCE = 0.7
+LEASE = LATE  # of a bucket whose burst is no small one
 SOON = 1.0 / 1024
 
 
 class Landlord:
-    """Remembers what was asked. `is_away`: there is nobody to ask."""
+    """Remembers what was asked. `is_away`: there is nobody to ask. `instances` there are, `sharers` of them use the bucket."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, float]] = []
         self.is_away = False
         self.sharers = 2
+        self.instances = 2
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self.asked.append((bucket.need, bucket.want))
         if self.is_away:
             self.give_up(bucket, now)
         else:
-            bucket.asked(now + TIMEOUT, now)
+            bucket.asked(now + TIMEOUT, now + PATIENCE, now)
+
+    def late(self, bucket: LeasedBucket, now: float) -> None:
+        if self.is_away:
+            self.give_up(bucket, now)
+        else:
+            bucket.unanswered()
 
     def give_up(self, bucket: LeasedBucket, now: float) -> None:
-        bucket.go_alone(now, self.sharers)
+        bucket.go_alone(now, self.sharers, self.instances)
 
 
 def shared(rate: float = 10.0, burst: float = 20.0) -> tuple[LeasedBucket, Landlord]:
@@ -52,7 +61,7 @@ class TestShared:
 
     def test_looks_empty_to_whoever_reads_its_numbers(self) -> None:
         bucket, _ = shared()
-        bucket.asked(NOW + TIMEOUT, NOW)
+        bucket.asked(NOW + TIMEOUT, NOW + PATIENCE, NOW)
         bucket.lease(5.0, 0.0, NOW, NOW)
         assert (bucket.level, bucket.rate) == (0.0, 0.0)
 
@@ -107,7 +116,7 @@ class TestShared:
         bucket.lease(20.0, 0.1, NOW, NOW)
         assert passed(bucket, 21, NOW) == 20
         assert not bucket.take(1.0, NOW + 0.1)
-        assert landlord.asked[-1] == (1.0, 20.0 + 10.0 * SPARE)
+        assert landlord.asked[-1] == (1.0, 20.0)
 
     def test_what_costs_more_than_the_burst_is_refused_without_a_question(self) -> None:
         bucket, landlord = shared(burst=20.0)
@@ -177,32 +186,138 @@ class TestOwned:
         assert not bucket.take(1.0, NOW + 0.5)
 
 
+class TestSmallBurst:
+    """Less than a quarter of a second's worth: the bucket fills a little beyond it while it is shared, and its leases end earlier."""
+
+    def test_wants_what_the_shared_bucket_holds_and_leases_end_as_much_earlier(self) -> None:
+        bucket, landlord = shared(rate=100.0, burst=20.0)
+        bucket.lease(20.0, 0.1, NOW, NOW)
+        assert passed(bucket, 21, NOW) == 20
+        assert not bucket.take(1.0, NOW + 0.1)
+        assert landlord.asked[-1] == (1.0, 20.0 + 100.0 * SPARE)
+        bucket.lease(2.0, 0.1, NOW, NOW)
+        assert bucket.take(1.0, NOW + LATE - SPARE - SOON)
+        assert not bucket.take(1.0, NOW + LATE - SPARE)
+
+
+class TestNoAnswer:
+    """The store is there, but an answer is late."""
+
+    def test_nothing_passes_and_it_is_asked_for_again(self) -> None:
+        bucket, landlord = shared(rate=1_000.0)
+        assert not bucket.would_pass(1.0, NOW)
+        assert not bucket.would_pass(1.0, NOW + TIMEOUT)
+        assert bucket.mode is Mode.SHARED
+        assert landlord.asked == [(1.0, 1.0), (1.0, 1.0)]
+        assert bucket.known_at(1.0, NOW + TIMEOUT) == NOW + TIMEOUT + TIMEOUT
+
+    def test_who_waits_is_woken_to_ask_again(self) -> None:
+        bucket, landlord = shared()
+        woken: list[str] = []
+        assert not bucket.would_pass(1.0, NOW)
+        bucket.call_when_known(lambda: woken.append("one"))
+        landlord.late(bucket, NOW + TIMEOUT)
+        assert woken == ["one"]
+        assert not bucket.is_asking
+
+    def test_nobody_waits_longer_than_the_landlord_said_first_and_then_all_are_refused_for_a_while(self) -> None:
+        bucket, landlord = shared()
+        now = NOW
+        assert not bucket.would_pass(1.0, now)
+        while now < NOW + PATIENCE:
+            assert now < bucket.known_at(1.0, now) <= NOW + PATIENCE
+            bucket.call_when_known(lambda: None)
+            now = bucket.known_at(1.0, now)
+            assert not bucket.would_pass(1.0, now)
+        assert bucket.known_at(1.0, now) == now
+        bucket.call_when_known(lambda: None)
+        landlord.late(bucket, now)
+        assert not bucket.would_pass(1.0, now + PAUSE)
+        assert bucket.known_at(1.0, now + PAUSE) == now + PAUSE
+        bucket.call_when_known(lambda: None)
+        landlord.late(bucket, now)
+        later = now + PAUSE + SOON
+        assert not bucket.would_pass(1.0, later)
+        assert bucket.known_at(1.0, later) == later + TIMEOUT
+
+    def test_what_was_asked_for_ahead_of_need_takes_no_patience_from_anybody(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        landlord.late(bucket, NOW + TIMEOUT)
+        assert not bucket.would_pass(1.0, NOW + PATIENCE)
+        assert bucket.known_at(1.0, NOW + PATIENCE) == NOW + PATIENCE + TIMEOUT
+
+    def test_an_answer_ends_the_patience_with_the_question(self) -> None:
+        bucket, _ = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        bucket.lease(1.0, 0.0, NOW, NOW + 0.1)
+        assert bucket.take(1.0, NOW + 0.1)
+        later = NOW + PATIENCE
+        assert not bucket.would_pass(1.0, later)
+        assert bucket.known_at(1.0, later) == later + TIMEOUT
+
+    def test_an_owner_elsewhere_is_waited_for_beyond_the_deadline_of_the_question(self) -> None:
+        bucket, _ = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        bucket.put_off(NOW + 0.4, NOW + 0.1)
+        assert not bucket.would_pass(1.0, NOW + TIMEOUT)
+        assert bucket.known_at(1.0, NOW + TIMEOUT) == NOW + 0.4
+
+
+class TestMost:
+    def test_is_unknown_before_the_first_answer(self) -> None:
+        assert shared()[0].most(NOW) == inf
+
+    def test_grows_at_the_rate_from_the_question_on(self) -> None:
+        bucket, _ = shared(rate=10.0)
+        bucket.lease(0.0, 0.1, NOW, NOW + 0.1, 3.0)
+        assert bucket.most(NOW + 1.0) == 13.0 + SLACK * 10.0
+
+    def test_is_what_an_owner_had_when_it_gave_the_bucket_back(self) -> None:
+        bucket, _ = shared(rate=10.0)
+        bucket.own(5.0, b"1", NOW)
+        bucket.share(NOW)
+        assert bucket.most(NOW) == 5.0 + SLACK * 10.0
+
+
 class TestAlone:
-    def test_it_begins_with_what_the_lease_had_left_and_a_token_and_fills_at_its_share(self) -> None:
+    def test_it_begins_with_what_the_lease_had_left_and_fills_at_its_share(self) -> None:
         bucket, landlord = shared(rate=10.0)
         bucket.lease(5.0, 0.0, NOW, NOW)
         assert passed(bucket, 2, NOW) == 2
         landlord.give_up(bucket, NOW)
-        assert passed(bucket, 10, NOW) == 3 + GRACE
+        assert passed(bucket, 10, NOW) == 3
         assert passed(bucket, 50, NOW + 1) == 5
 
     def test_a_lease_that_has_ended_is_not_left(self) -> None:
         bucket, landlord = shared()
         bucket.lease(5.0, 0.0, NOW, NOW)
         landlord.give_up(bucket, NOW + LEASE)
-        assert passed(bucket, 10, NOW + LEASE) == GRACE
+        assert passed(bucket, 10, NOW + LEASE) == 0
 
-    def test_nobody_waits_where_there_is_nobody_to_ask(self) -> None:
+    @given(st.integers(1, 30), st.floats(0.01, 3.0), st.integers(1, 30))
+    def test_all_instances_together_begin_with_a_token_at_most(self, instances: int, burst: float, sharers: int) -> None:
+        total = 0.0
+        for _ in range(instances):
+            bucket, _ = shared(burst=burst)
+            bucket.go_alone(NOW, sharers, instances)
+            total += bucket.level
+        assert total <= min(GRACE, burst) + 1e-9
+
+    def test_the_only_instance_has_that_token_for_the_frame_that_waited(self) -> None:
         bucket, landlord = shared()
+        landlord.sharers = landlord.instances = 1
         landlord.is_away = True
         assert passed(bucket, 3, NOW) == GRACE
         assert bucket.known_at(1.0, NOW) == NOW
 
-    def test_nobody_waits_longer_than_the_deadline(self) -> None:
-        bucket, _ = shared(rate=10.0)
+    def test_what_came_while_it_waited_for_an_answer_is_there(self) -> None:
+        bucket, landlord = shared(rate=10.0)
         assert not bucket.would_pass(1.0, NOW)
+        landlord.is_away = True
         assert bucket.would_pass(1.0, NOW + TIMEOUT)
         assert bucket.mode is Mode.ALONE
+        assert passed(bucket, 9, NOW + TIMEOUT) == 1  # half a token, and half of two
 
     def test_trying_the_store_in_vain_again_and_again_gives_nothing_on_top(self) -> None:
         bucket, landlord = shared(rate=10.0)
@@ -217,6 +332,7 @@ class TestAlone:
     def test_an_owner_that_is_told_late_gets_no_more_than_it_has_alone(self) -> None:
         bucket, landlord = shared()
         landlord.is_away = True
+        landlord.instances = landlord.sharers = 1
         assert passed(bucket, 3, NOW) == 1
         bucket.own(20.0, b"1", NOW)
         assert passed(bucket, 30, NOW) == 0
@@ -232,7 +348,7 @@ def test_never_more_passes_than_was_leased_and_nothing_that_has_ended(steps: lis
         now += pause
         if kind == "lease":
             if not bucket.is_asking:
-                bucket.asked(now + 1_000, now)
+                bucket.asked(now + 1_000, inf, now)
             bucket.lease(float(number), 0.0, now, now)
             tokens += [now + LEASE] * number
         elif kind == "answer":
@@ -240,7 +356,7 @@ def test_never_more_passes_than_was_leased_and_nothing_that_has_ended(steps: lis
                 bucket.lease(0.0, 0.0, now, now)
         else:
             if not bucket.is_asking:
-                bucket.asked(now + 1_000, now)
+                bucket.asked(now + 1_000, inf, now)
             tokens = [end for end in tokens if end > now]
             expected = min(number, len(tokens))
             assert passed(bucket, number, now) == expected

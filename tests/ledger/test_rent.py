@@ -9,7 +9,7 @@ from math import isclose
 
 import pytest
 
-from proxy.ledger.rent import Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.rent import LOSS_TTL, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
 from proxy.ledger.scripts import RENT
 from tests.support.redis_servers import RedisServer, redis_server
 
@@ -27,11 +27,12 @@ class Tenant:
         self._server = server
         self.commands = RentCommands("test:", name)
         self.knowledge = Knowledge()
+        self.holder = b""
 
     async def say(self, rent: Rent) -> RentAnswer:
         async with self._server.client(decode_responses=False) as client:
             await client.script_load(RENT.source)
-            return read_rent(await client.execute_command(*self.commands.rent(rent, self.knowledge)))
+            return read_rent(await client.execute_command(*self.commands.rent(rent, self.knowledge, self.holder)))
 
     async def ask(self, need: float = 1.0, want: float = 0.0, **changes: object) -> RentAnswer:
         return await self.say(replace(ASK, need=need, want=max(need, want), **changes))  # type: ignore[arg-type]
@@ -204,7 +205,15 @@ class TestLeases:
         await asyncio.sleep(0.3)
         said = await ann.ask(1.0, 1_000.0, rate=1_000.0, may_own=False)
         assert isinstance(said, Leased)
-        assert 10 < said.tokens <= 10.0 + 1_000.0 * 0.1
+        assert 10 < said.tokens <= 10.0 + 1_000.0 * 0.05
+        assert said.tokens + said.left == pytest.approx(60, abs=0.01)
+
+    async def test_one_that_holds_a_quarter_of_a_second_holds_no_more_than_its_burst(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=0.0)
+        await asyncio.sleep(0.3)
+        said = await ann.ask(1.0, 1_000.0, rate=1_000.0, burst=250.0, may_own=False)
+        assert isinstance(said, Leased)
+        assert said.tokens + said.left == pytest.approx(250, abs=0.01)
 
 
 class TestTrouble:
@@ -231,7 +240,9 @@ class TestTrouble:
 
     async def test_but_has_the_one_token_of_a_first_message(self, ann: Tenant) -> None:
         ann.knowledge = Knowledge(kept=0.0)
-        await ann.own(1.0)
+        said = await ann.ask(level=1.0)
+        assert isinstance(said, Owned)
+        assert said.level == 1.0
 
     async def test_after_a_loss_of_data_an_owner_brings_its_level_back(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         owned = await ann.own()
@@ -249,7 +260,18 @@ class TestTrouble:
             ("HSET", "l", "1"),
             ("HSET", "l", "1", "s", "1", "name", "value"),
             ("HSET", "iann", "now"),
+            ("HSET", "l", "1", "s", "1", "iann", "nan 1 1"),
+            ("HSET", "l", "1", "s", "1", "iann", "1 inf 1"),
+            ("HSET", "l", "1", "s", "1", "iann", "1 1 -1"),
+            ("HSET", "l", "1", "s", "1", "w", "inf"),
+            ("HSET", "l", "1", "s", "1", "o", "ann"),
+            ("HSET", "l", "1", "s", "1", "e", "1"),
+            *(("HSET", name, value, other, "1") for name, other in ("ls", "sl") for value in ("nan", "inf", "-inf", "-1", "1e300", "")),
+            ("HSET", "l", "1", "s", "1", *(word for number in range(4_096) for word in (f"i{number}", "1 1 1"))),
+            ("HSET", *(word for number in range(9_000) for word in (f"i{number}", "1 1 1"))),
+            ("RPUSH", "1"),
         ],
+        ids=lambda junk: " ".join(junk[:7]),
     )
     async def test_what_is_not_ours_is_told_and_left_alone(self, server: RedisServer, ann: Tenant, junk: tuple[str, ...]) -> None:
         async with server.client(decode_responses=False) as client:
@@ -257,6 +279,91 @@ class TestTrouble:
             before = await client.dump(NAME)
             assert await ann.ask() is Said.CONFLICT
             assert await client.dump(NAME) == before
+
+    async def test_many_instances_that_are_gone_are_no_trouble(self, server: RedisServer, ann: Tenant) -> None:
+        gone = [word for number in range(4_094) for word in (f"i{number}", "1 1 1")]
+        async with server.client(decode_responses=False) as client:
+            await client.execute_command("HSET", NAME, "l", "3", "s", "1", *gone)
+            assert await ann.ask(may_own=False, rate=10.0) == Leased(1.0, 0.0, 1)
+            assert await client.hlen(NAME) == 3
+
+    async def test_a_turn_that_is_further_away_than_numbers_reach_does_no_harm(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=0.0)
+        for _ in range(2):
+            said = await ann.ask(10.0, rate=1e-12)
+            assert isinstance(said, Leased)
+            assert said.tokens == 0
+
+    async def test_one_who_knows_nothing_of_its_bucket_gives_back_an_empty_one(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        await ann.own()
+        await bob.ask()
+        assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
+        assert await field(server, "l") == b"0"
+        async with server.client(decode_responses=False) as client:
+            assert 0 < await client.pttl(NAME) <= 86_400_000
+        assert await bob.ask(1.0, rate=10.0, may_own=False) == Leased(0.0, 0.201, 1)
+
+    async def test_so_does_one_whom_nobody_has_asked(self, server: RedisServer, ann: Tenant) -> None:
+        await ann.own()
+        assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
+        assert await field(server, "l") == b"0"
+
+    async def test_one_who_gives_back_what_is_not_there_leaves_nothing(self, server: RedisServer, ann: Tenant) -> None:
+        assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
+        assert await field(server, "l") is None
+        await ann.own(10.0)
+
+    async def test_giving_back_twice_is_giving_back_once(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=3.0)
+        await ann.ask(1.0)
+        before = await field(server, "iann")
+        assert before is not None
+        assert await ann.say(replace(ASK, verb=Verb.YIELD, level=10.0)) is Said.DONE
+        assert await field(server, "iann") == before
+        assert float(await field(server, "l") or 0) == pytest.approx(2, abs=0.01)
+
+    async def test_whoever_is_not_listed_is_told_so_and_changes_nothing(self, server: RedisServer, ann: Tenant) -> None:
+        ann.commands, ann.holder = RentCommands("test:", b"ann", [b"test:h"]), b"me"
+        assert await ann.ask() is Said.UNLISTED
+        assert await field(server, "l") is None
+        await server.ask("HSET", "test:h", "me", "1")
+        owned = await ann.own()
+        await server.ask("DEL", "test:h")
+        assert await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=3.0)) is Said.DONE  # what is given back is taken
+        assert await field(server, "l") == b"3"
+
+    async def test_whoever_comes_after_a_loss_of_data_finds_its_mark(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        bob.commands, bob.holder = RentCommands("test:", b"bob", [b"test:h"]), b"me"
+        await server.ask("HSET", "test:h", "me", "1")
+        async with server.client(decode_responses=False) as client:
+            await client.execute_command(*ann.commands.lost())
+            await client.pexpire("test:l", LOSS_TTL - 500)
+            await client.execute_command(*ann.commands.lost())  # who says so later says nothing new
+        said = await bob.ask(rate=10.0)
+        assert isinstance(said, Owned)
+        assert said.level == pytest.approx(5.0, abs=3)
+        async with server.client(decode_responses=False) as client:
+            await client.delete(NAME)
+        bob.knowledge = Knowledge(kept=0.2)
+        said = await bob.ask(rate=10.0)
+        assert isinstance(said, Owned)
+        assert said.level == 2.0
+        async with server.client(decode_responses=False) as client:
+            await client.delete(NAME, "test:l")
+        bob.knowledge = Knowledge()
+        await bob.own(10.0)
+
+    async def test_what_an_instance_knows_is_the_most_that_is_there(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        """The key was thrown away, or its stamp was moved by a clock that jumped ahead."""
+        await shared(ann, bob, level=2.0)
+        said = await ann.ask(2.0)
+        assert isinstance(said, Leased)
+        assert said.left == pytest.approx(0.0, abs=0.01)
+        async with server.client(decode_responses=False) as client:
+            await client.hset(NAME, "s", 1)
+            assert await ann.ask(1.0, most=0.5) == Leased(0.0, pytest.approx(1_800, rel=0.01), 2)
+            await client.delete(NAME)
+        assert await ann.ask(1.0, most=0.5, may_own=False) == Leased(0.0, pytest.approx(1_800, rel=0.01), 1)
 
     async def test_every_key_expires_an_owned_one_after_a_day_others_when_they_are_full(
         self, server: RedisServer, ann: Tenant, bob: Tenant
@@ -276,7 +383,7 @@ class TestTrouble:
             assert not await client.hexists(NAME, "iold")
 
 
-@pytest.mark.parametrize("reply", [None, 1, b"", b"O 1", b"L 1 2", b"X", b"L a b c", b"K 1"])
+@pytest.mark.parametrize("reply", [None, 1, b"", b"O 1", b"L 1 2", b"L 1 2 3", b"X", b"L a b c d", b"K 1"])
 def test_an_answer_that_makes_no_sense_is_told(reply: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_rent(reply)

@@ -9,11 +9,26 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from proxy.ledger import scoped_store
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.scoped_store import ScopedStore
-from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, Store, StoreDown
+from proxy.ledger.store import Ask, Claim, Denial, Grant, PenaltyClaim, Store, StoreDown
 from tests.ledger.penalty_contract import PenaltyClockContract, PenaltyContract
-from tests.ledger.store_contract import NOW, Answers, ClockContract, StoreContract, StoreMachine, denied, granted, held, member, seat, token
+from tests.ledger.store_contract import (
+    NOW,
+    Answers,
+    ClockContract,
+    StoreContract,
+    StoreMachine,
+    ask,
+    denied,
+    granted,
+    held,
+    member,
+    seat,
+    token,
+)
+from tests.support.waiting import until
 
 OWN = frozenset({"rule-mine", "rule-tokens", "rule-room"})
 
@@ -75,6 +90,58 @@ async def test_a_refusal_of_the_shared_store_gives_back_all_that_is_our_own(mixe
         assert await denied(mixed, seat("mine"), token(), member("ann"), seat("theirs")) == Denial(3, None, ())
     assert held(mixed) == {"rule-theirs": 1}
     await granted(mixed, seat("mine"), token(), member("ann"))
+
+
+class Slow(MemoryStore):
+    """A shared store that takes a turn or more of the loop, until `decide` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decide = asyncio.Event()
+        self.asked = 0
+
+    async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
+        self.asked += 1
+        await self.decide.wait()
+        return await super().admit(asks, now)
+
+
+@pytest.mark.parametrize("claim", [seat("mine"), token(rate=1e-9), member("ann")], ids=["seat", "token", "member"])
+async def test_what_comes_back_from_a_refusal_goes_to_whoever_asked_meanwhile(claim: Claim) -> None:
+    shared = Slow()
+    store = ScopedStore(MemoryStore(), shared, OWN)
+    asking = asyncio.gather(
+        ask(store, claim, seat("full", 0)),
+        ask(store, claim if claim.key != b"room" else member("bob"), seat("theirs", 9)),
+        ask(store, claim if claim.key != b"room" else member("cid"), seat("theirs", 9)),
+    )
+    await until(lambda: shared.asked)
+    shared.decide.set()
+    answers = await asking
+    assert answers[0] == Denial(1, None, ())
+    assert sorted(type(answer).__name__ for answer in answers[1:]) == ["Denial", "Grant"]
+    assert not store._undecided
+
+
+async def test_a_refusal_of_our_own_does_not_wait_for_long() -> None:
+    shared = Slow()
+    store = ScopedStore(MemoryStore(), shared, OWN)
+    first = asyncio.ensure_future(ask(store, seat("mine"), seat("theirs")))
+    await until(lambda: shared.asked)
+    began = asyncio.get_running_loop().time()
+    assert await denied(store, seat("mine"), seat("theirs")) == Denial(0, None, ())
+    assert asyncio.get_running_loop().time() - began >= scoped_store.PATIENCE
+    first.cancel()
+    await asyncio.wait([first])
+    assert held(store) == {}
+    shared.decide.set()
+    await granted(store, seat("mine"), seat("theirs"))
+
+
+async def test_whoever_has_a_seat_for_good_is_not_waited_for(mixed: ScopedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoped_store, "PATIENCE", 1e9)
+    await granted(mixed, seat("mine"), seat("theirs"))
+    assert await denied(mixed, seat("mine"), seat("others")) == Denial(0, None, ())
 
 
 async def test_a_shared_store_that_is_away_takes_nothing_of_our_own() -> None:

@@ -19,6 +19,8 @@ from proxy.ledger.scripts import (
     Unlisted,
     merge,
     read_admit,
+    read_holders,
+    read_joined,
     read_listing,
     read_told,
 )
@@ -98,17 +100,32 @@ def test_whoever_is_not_listed_is_told_so() -> None:
         read_listing([])
 
 
-@pytest.mark.parametrize("reply", [None, 1, [], b"", b"D x - -", b"G x"])
+@pytest.mark.parametrize("reply", [None, 1, [], b"", b"D", b"G", b"C", b"D 1", b"D x - -", b"G x", b"C x", b"X 1", b"UU"])
 def test_what_our_script_does_not_say_is_an_error(reply: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_admit(reply)
 
 
 def test_a_listing_and_what_is_none() -> None:
-    assert read_listing([b"a", b"3", b"b", b"17"]) == {b"a": 3, b"b": 17}
-    for reply in (b"OK", [b"a"], [b"a", b"x"]):
+    a, b = b"a" * 16, b"0123456789abcdef"
+    assert read_listing([a, b"3", b, b"17"]) == {a: 3, b: 17}
+    assert read_joined([4, [a, b"3"]]) == ({a: 3}, 4)
+    for listing in (b"OK", [a], [a, b"x"], [a, b"-1"], [a, b"9" * 16], [a, b""], [a[1:], b"1"], [a.upper(), b"1"], [b"visits", b"7"]):
         with pytest.raises(ValueError, match=r"."):
-            read_listing(reply)
+            read_listing(listing)
+        with pytest.raises(ValueError, match=r"."):
+            read_joined([1, listing])
+    for joined in (b"C", [], [1], [b"1", [a, b"1"]], [a, b"3"]):
+        with pytest.raises(ValueError, match=r"."):
+            read_joined(joined)
+
+
+def test_the_holders_of_a_key_and_what_is_none() -> None:
+    holders = [b"%016x" % number for number in range(1001)]
+    assert read_holders(holders[1:]) == holders[1:]
+    for reply in (None, b"C", holders, [b"visits"], [b"f" * 17]):
+        with pytest.raises(ValueError, match=r"."):
+            read_holders(reply)
 
 
 def test_what_was_told_and_not_understood_is_named() -> None:

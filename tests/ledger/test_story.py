@@ -30,7 +30,8 @@ from tests.support.redis_servers import RedisServer, redis_server
 TTL: Final = 1.5  # seconds; a heartbeat is 0.3
 DEADLINE: Final = 0.15
 SILENT: Final = 0.6 * TTL  # whoever was silent for so long may be taken for dead soon: it was so long since its last heartbeat
-PATIENCE: Final = 20.0  # until all is well again; it takes some 3 s
+HEALED: Final = 5.0  # seconds from when all is whole until all is well
+PATIENCE: Final = 20.0  # seconds until what the dead had is free
 INSTANCES: Final = 3
 BETWEEN_WAVES: Final = 0.03  # seconds: less than a heartbeat
 CAPS: Final = {"seats": 4, "room": 3}
@@ -121,6 +122,7 @@ class Story(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.life = AsyncExitStack()
         self.sites: list[Site] = []
+        self.dead: set[bytes] = set()
         self.runner.run(self._begin())
 
     async def _begin(self) -> None:
@@ -180,8 +182,10 @@ class Story(RuleBasedStateMachine):
     async def crash(self, who: int) -> None:
         """Its connections are gone, nobody is told; another one takes its place."""
         site = self.sites[who]
+        keeper = site.one.store._shared.keeper
         await site.one.crash()
         site.link.shut()
+        self.dead |= {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
         self.sites[who] = await self._come()
         await site.life.aclose()
 
@@ -250,12 +254,13 @@ class Story(RuleBasedStateMachine):
             assert people(self.sites, key, excused=False) <= cap, key
 
     async def heal(self, _: float) -> None:
-        """All is whole again, and the copy is the truth."""
+        """All is whole again, and soon the copy is the truth."""
         for who in range(INSTANCES):
             await self.mend(who)
+        whole = time.monotonic()
         for site in self.sites:
-            await site.one.up(PATIENCE)
-        await the_server_has(self.server, self._truth(), PATIENCE)
+            await site.one.up(HEALED)
+        await the_server_has(self.server, self._truth(), whole + HEALED - time.monotonic(), self.dead)
         for key, cap in CAPS.items():
             if people(self.sites, key) <= cap:
                 self._pardon(key)
@@ -285,7 +290,7 @@ class Story(RuleBasedStateMachine):
         for site in self.sites:
             while site.held:
                 self._leave(site, 0)
-        await the_server_has(self.server, {}, PATIENCE)
+        await the_server_has(self.server, {}, HEALED, self.dead)
         assert [len(site.one.store._own) for site in self.sites] == [0] * INSTANCES
 
     async def _fill(self, key: str, cap: int) -> None:

@@ -26,6 +26,7 @@ class Ears:
         self.messages: list[bytes] = []
         self.hears = False
         self.times = 0  # that it began to hear
+        self.denials: list[str] = []
 
     def listen(self, hears: bool) -> None:
         self.hears = hears
@@ -38,7 +39,7 @@ async def listening(server: RedisServer, port: int | None = None) -> AsyncIterat
         return Endpoint(HOST, port or server.port)
 
     ears = Ears()
-    one = Subscription(address_of(server), locate, CHANNEL, ears.messages.append, ears.listen)
+    one = Subscription(address_of(server), locate, CHANNEL, ears.messages.append, ears.listen, ears.denials.append)
     one.start()
     try:
         await until(lambda: ears.hears, PATIENCE)
@@ -64,6 +65,16 @@ async def test_knows_that_it_hears_nothing_and_hears_again(cut: Callable[[RedisS
         await until(lambda: ears.hears, PATIENCE)
         await server.ask("PUBLISH", CHANNEL, "again")
         await until(lambda: ears.messages == [b"again"], PATIENCE)
+
+
+async def test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does() -> None:
+    async with redis_server() as server, listening(server) as ears:
+        await server.ask("ACL", "SETUSER", "default", "resetchannels")  # which ends the connection
+        await until(lambda: ears.denials, PATIENCE)
+        assert "channel" in ears.denials[0].lower()
+        assert not ears.hears
+        await server.ask("ACL", "SETUSER", "default", "allchannels")
+        await until(lambda: ears.hears, PATIENCE)
 
 
 async def test_a_path_that_died_without_a_word_is_noticed_and_a_quiet_one_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:

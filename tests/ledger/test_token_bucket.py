@@ -391,6 +391,23 @@ class TestLine:
         bucket.leave(1, 1)
         assert bucket.owed == 2
 
+    def test_where_nothing_comes_nothing_is_ever_due_however_little_it_costs(self) -> None:
+        bucket = TokenBucket(0, 5, NOW)
+        assert bucket.due_since(0, NOW + 1, NOW) == inf
+        assert bucket.earliest(0) == inf
+
+    def test_who_would_have_come_when_it_was_there_was_due_when_he_would_have_come(self) -> None:
+        bucket = TokenBucket(1, 2, NOW)
+        assert bucket.take(1, NOW)
+        assert bucket.due_since(1, NOW + 3, NOW + 2) == NOW + 2
+        assert bucket.due_since(1, NOW, NOW - 2) == NOW - 2  # just there, and not touched since
+
+    def test_who_would_have_come_before_it_was_there_is_due_behind_those_in_line(self) -> None:
+        bucket = TokenBucket(1, 4, NOW)
+        assert bucket.take(4, NOW)
+        bucket.join(1, 1)
+        assert bucket.due_since(1, NOW + 3, NOW + 0.5) == NOW + 2
+
     def test_a_clock_that_steps_back_is_waited_for_no_longer_than_the_tokens(self) -> None:
         bucket = TokenBucket(1, 1, NOW)
         assert bucket.take(1, NOW)

@@ -1,4 +1,4 @@
-"""Attackers, in a process of their own and of low priority: they are to take the gate's time, not that of those who are measured.
+"""Attackers, in a process of their own.
 
     python -m tests.limits.attackers KIND PORT COUNT SECONDS
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import sys
 from collections import Counter
@@ -21,7 +20,6 @@ import uvloop
 
 ADDRESS = "127.0.0.2"
 PATIENCE = 15.0  # seconds after the last of them has come
-NICE = 19
 PORTION = 50  # connections that come together
 
 HEAD = b"GET / HTTP/1.1\r\nHost: gate.test\r\n"
@@ -93,6 +91,5 @@ async def main(kind: str, port: int, count: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(NICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

@@ -1,4 +1,4 @@
-"""One client that sends as fast as it can, in a process of its own and of low priority; who is closed comes back at once.
+"""One client that sends as fast as it can, in a process of its own; who is closed comes back at once.
 
     python -m tests.limits.flooders KIND PORT [BACKEND]
 
@@ -26,7 +26,6 @@ from tests.support.raw import upgrade_head
 from tests.wire.streams import encode
 
 ADDRESS = "127.0.0.2"
-NICE = 19
 CHUNK = 1 << 18  # bytes that are sent at once
 MASK = b"\x11\x22\x33\x44"
 PAUSE = 0.05  # seconds between two reads of a slow reader
@@ -40,6 +39,7 @@ FRAMES = {
     "pings": (PING, b""),
     "fragments": (MORE, b""),
     "bytes": (EMPTY, b"x" * 1000),
+    "large": (EMPTY, b"x" * 16_000),
 }
 
 
@@ -135,5 +135,4 @@ def main(kind: str, port: int, backend: int | None) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(NICE)
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -10,10 +10,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+FIRST = -20  # priority of a gate that has a core of its own, as far as others let it
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -34,10 +36,18 @@ class Program:
 
     def counts(self) -> dict[str, int]:
         """`keys` in all tables that clients can grow, and `tasks` of the event loop."""
-        self.process.send_signal(signal.SIGUSR1)
-        assert self.process.stdout is not None
-        counted: dict[str, int] = json.loads(self.process.stdout.readline())
+        counted: dict[str, int] = self._ask(signal.SIGUSR1)
         return counted
+
+    def longest_turn(self) -> float:
+        """Milliseconds of CPU time that the longest turn of the event loop took since this was last asked; the first question begins."""
+        return round(float(self._ask(signal.SIGUSR2)["turn_ms"]), 2)
+
+    def _ask(self, number: signal.Signals) -> dict[str, Any]:
+        self.process.send_signal(number)
+        assert self.process.stdout is not None
+        told: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return told
 
     def remembered(self) -> int:
         """Keys in all tables that clients can grow."""
@@ -51,6 +61,10 @@ class Program:
         """Seconds of CPU time so far, of all threads. proc(5): in ticks, behind the name, which may hold anything."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def waited(self) -> float:
+        """Seconds that the thread of the event loop could have run so far, while others had its core. proc(5): in nanoseconds."""
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1]) / 1e9
 
     def resident(self) -> int:
         """Bytes of memory in use. proc(5): the second number of statm is resident pages."""
@@ -76,6 +90,8 @@ def program(
         try:
             if core is not None:
                 os.sched_setaffinity(process.pid, {core})
+                with suppress(PermissionError):
+                    os.setpriority(os.PRIO_PROCESS, process.pid, FIRST)
             wait_until(lambda: '"listening"' in log.read_text() or process.poll() is not None, 10)
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             ready = next(line for line in lines if line["event"] == "listening")

@@ -21,7 +21,7 @@ from statistics import median
 
 import pytest
 
-from tests.limits.neighbourhood import AT_MOST, MORE, WINDOW, WINDOWS, echo_server, on_other_cores, p99
+from tests.limits.neighbourhood import AT_MOST, LAST, MORE, WINDOW, WINDOWS, echo_server, on_other_cores, p99
 from tests.limits.program import REPOSITORY, Program, program, wait_until
 from tests.support.compiled import Load, compile_load
 
@@ -64,7 +64,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 @contextmanager
 def attacked(gate: Program, attack: Attack, ends: Counter[str]) -> Iterator[None]:
     """The attack goes on inside; each of its connections is closed by the gate, soon."""
-    command = [sys.executable, "-m", "tests.limits.attackers", attack.kind, str(gate.port), str(attack.count), str(WINDOW)]
+    command = [*LAST, sys.executable, "-m", "tests.limits.attackers", attack.kind, str(gate.port), str(attack.count), str(WINDOW)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             wait_until(lambda: gate.descriptors() > PER_ADDRESS, 10)

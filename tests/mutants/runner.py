@@ -1,7 +1,8 @@
-"""Runs pytest again and again over different copies of the package, each time in a fresh fork.
+"""Runs pytest again and again over a copy of the package, each time in a fresh fork.
 
 What costs time at the start of a pytest, importing it and its plugins, is done once; `proxy` is never imported here, so each fork finds
-the copy that it is pointed at. Reads one JSON line per run on stdin, {"root": …, "file": the one that was changed, "tests": […]}, and answers each with one,
+the copy as it then is. What the copy's modules were compiled to before it was changed is there to be read, and nothing is compiled for
+others. Reads one JSON line per run on stdin, {"root": …, "file": the one that was changed, "tests": […]}, and answers each with one,
 {"exit": pytest's exit code, "output": its last lines}.
 """
 
@@ -21,21 +22,27 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = (
     *("-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY)),
-    *("-x", "-q", "--tb=line", "--timeout=40", "-p", "no:cacheprovider", "-p", "no:cov"),
+    *("-x", "-q", "--tb=line", "--timeout=40", "--hypothesis-profile=quick", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
+PATIENCE = "8"  # seconds for what is to happen in the end (tests/support/waiting.py): many a mutant is one where it never does
 CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported
-PRELOADED = ("aiohttp.test_utils", "hypothesis.strategies", "websockets.extensions.permessage_deflate", "websockets.protocol")
+PRELOADED = (
+    *("aiohttp.test_utils", "hypothesis.strategies", "websockets.extensions.permessage_deflate", "websockets.protocol"),
+    *("prometheus_client.parser", "redis.asyncio", "uvloop", "yaml"),
+    "quick",  # the module beside this one
+)
 
 
 def run(root: str, file: str, tests: list[str]) -> int:
     """In a fork: pytest over `tests` with the package under `root`. Returns its exit code."""
     os.chdir(root)
     sys.path.insert(0, root)
-    os.environ["PYTHONPATH"] = root
+    sys.dont_write_bytecode = True
+    os.environ.update(PYTHONPATH=root, PYTHONDONTWRITEBYTECODE="1", WSGATE_TEST_PATIENCE=PATIENCE)
     if file.endswith(".py"):
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    return int(pytest.main([*OPTIONS, *(str(REPOSITORY / test) for test in tests)]))
+    return int(pytest.main([*OPTIONS, f"--basetemp={root}/t", *(str(REPOSITORY / test) for test in tests)]))
 
 
 def fork(root: str, file: str, tests: list[str]) -> tuple[int, str]:

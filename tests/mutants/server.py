@@ -270,8 +270,55 @@ CHEAP = (  # what makes an upgrade cheap must not make it wrong
     ),
 )
 
+LOST = "tests/server/test_tls.py::test_who_is_lost_in_the_moment_of_the_answer_leaves_no_seat"
+
+ENDS_TOLD_LATE = (
+    Mutant(
+        "loss_before_the_tunnel_unheard",
+        SOCKETS,
+        "        asyncio.get_running_loop().call_soon(protocol.connection_lost, None)\n",
+        "        pass\n",
+        (LOST,),
+    ),
+    Mutant(
+        "ipv6_alone",
+        SOCKETS,
+        'asked[0] != "::" or len(found) > 1',
+        "True",
+        ("tests/server/test_sockets.py::test_all_addresses_are_those_of_ipv4_too",),
+    ),
+)
+
+NAMES = "proxy/server/names.py"
+NAMED = ("tests/server/test_names.py",)
+
+NAMED_UPSTREAMS = (
+    Mutant("each_dial_looks_up", NAMES, "        lookup = self._lookups.get(host)\n", "        lookup = None\n", NAMED),
+    Mutant("answer_not_kept", NAMES, "self._loop.time() + self._kept, lookup.result()", "self._loop.time() - 99, lookup.result()", NAMED),
+    Mutant("old_answer_for_ever", NAMES, "        if now >= until + STALE:\n", "        if not found:\n", NAMED),
+    Mutant("old_answer_never_renewed", NAMES, "        if now >= until:\n", "        if False:\n", NAMED),
+    Mutant("always_the_first_address", NAMES, "        found = _rotated(found)\n", "", NAMED),
+    Mutant(
+        "families_mixed",
+        NAMES,
+        "    return [*same, first, *(other for other in others if other.family != first.family)]",
+        "    return [*others, first]",
+        NAMED,
+    ),
+    Mutant(
+        "only_one_address_dialed",
+        UPSTREAM,
+        "            except OSError as error:\n                failure = error\n",
+        "            except OSError as error:\n                raise error from None\n",
+        NAMED,
+    ),
+    Mutant("who_gives_up_ends_the_lookup", NAMES, "await asyncio.shield(self._lookup(host))", "await self._lookup(host)", NAMED),
+)
+
 MUTANTS = (
     *SERVER,
     *FRONT,
     *CHEAP,
+    *ENDS_TOLD_LATE,
+    *NAMED_UPSTREAMS,
 )

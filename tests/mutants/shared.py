@@ -19,14 +19,22 @@ SCOPED = "proxy/ledger/scoped_store.py"
 PENALIZE = "proxy/ledger/lua/penalize.lua"
 REDIS_STORE = "proxy/ledger/redis_store.py"
 REDIS_LINK = "proxy/ledger/redis_link.py"
+SCRIPT_CALLS = "proxy/ledger/scripts.py"
+JOIN = "proxy/ledger/lua/join.lua"
+STORE_WATCH = "proxy/server/store_watch.py"
+FALLBACK = "proxy/ledger/fallback_store.py"
+SUBSCRIPTION = "proxy/ledger/subscription.py"
 
 _REDIS = "tests/ledger/test_redis_store.py"
+_FOREIGN = "tests/ledger/test_foreign_data.py"
+_BAD_DAYS = "tests/ledger/test_trouble.py"
 CONTRACT = (f"{_REDIS}::TestContract",)
 TOKENS = (f"{_REDIS}::TestTokens",)
 EXPIRY = (f"{_REDIS}::test_keys_of_seats_and_tokens_expire_if_nobody_speaks_of_them_again",)
 TABS = (f"{_REDIS}::test_a_user_with_tabs_on_two_instances_has_one_seat_until_the_last_one_closes",)
 CONFLICTS = (f"{_REDIS}::test_a_key_that_holds_what_is_not_ours_is_refused_and_told",)
 FLUSH = (f"{_REDIS}::test_a_flush_is_noticed_at_the_first_question_and_healed",)
+KEEPS_HIS_SEAT = (f"{_BAD_DAYS}::test_a_member_with_tabs_on_a_dead_and_on_a_living_instance_keeps_his_seat",)
 DEATH = (f"{_REDIS}::test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before",)
 EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
 FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
@@ -65,20 +73,18 @@ SHARED = (
     ),
     Mutant("admit_knows_no_tabs", ADMIT, "fits = having or count < limit", "fits = count < limit", CONTRACT),
     Mutant("admit_forgets_the_other_holder_of_a_member", ADMIT, "(having or '') .. holder .. ';'", "holder .. ';'", TABS),
-    Mutant(
-        "admit_counts_the_wrong_key", ADMIT, "local count = redis.call('HLEN', members)", "local count = redis.call('HLEN', name)", CONTRACT
-    ),
+    Mutant("admit_counts_the_wrong_key", ADMIT, "local count = call('HLEN', whom)", "local count = call('HLEN', name)", CONTRACT),
     Mutant(
         "admit_writes_the_wrong_key",
         ADMIT,
-        "redis.call('HINCRBY', name, holder, 1)",
-        "redis.call('HINCRBY', KEYS[#KEYS], holder, 1)",
+        "call('HINCRBY', counts[i], holder, 1)",
+        "call('HINCRBY', KEYS[#KEYS], holder, 1)",
         CONTRACT,
     ),
     Mutant("admit_shadows_refuse", ADMIT, "if not shadow then", "if true then", CONTRACT),
-    Mutant("admit_asks_no_listing", ADMIT, "redis.call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
-    Mutant("admit_seats_live_for_ever", ADMIT, "      redis.call('EXPIRE', name, ttl)\n", "", EXPIRY),
-    Mutant("admit_members_live_for_ever", ADMIT, "if kind == 'm' then redis.call('EXPIRE', write[4], ttl) end", "", EXPIRY),
+    Mutant("admit_asks_no_listing", ADMIT, "call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
+    Mutant("admit_seats_live_for_ever", ADMIT, "if counts[i + 1] == 0 then call('EXPIRE', counts[i], ttl) end", "", EXPIRY),
+    Mutant("admit_members_live_for_ever", ADMIT, "    call('EXPIRE', seat.whom, ttl)\n", "", EXPIRY),
     Mutant("admit_tokens_are_not_taken", ADMIT, "level = level - 1\n", "\n", CONTRACT),
     Mutant(
         "admit_tokens_beyond_the_burst",
@@ -96,13 +102,19 @@ SHARED = (
     ),
     Mutant("admit_rate_of_0_gives", ADMIT, "fits = limit > 0 and level >= 1", "fits = level >= 1", CONTRACT),
     Mutant("admit_half_a_token_is_enough", ADMIT, "and level >= 1", "and level >= 0.5", TOKENS),
-    Mutant("admit_believes_foreign_numbers", ADMIT, "    if not count then return nil end\n", "    count = count or 0\n", CONFLICTS),
+    Mutant(
+        "admit_believes_foreign_numbers",
+        ADMIT,
+        "if #count > 9 or not find(count, '^[1-9]%d*$') then return nil end",
+        "count = tonumber(count) or 0",
+        (f"{_FOREIGN}::test_a_count_that_is_none_is_refused_at_once",),
+    ),
     Mutant(
         "admit_believes_foreign_buckets",
         ADMIT,
-        "if not level or not stamp then return nil end",
+        "if not level or not stamp or level == math.huge or stamp == math.huge then return nil end",
         "level, stamp = level or burst, stamp or now",
-        CONFLICTS,
+        (f"{_FOREIGN}::test_a_bucket_that_is_none",),
     ),
     Mutant(
         "tell_asks_no_listing",
@@ -128,7 +140,7 @@ SHARED = (
         TELL,
         "if not is_foreign(problem) then error(problem) end",
         "",
-        (f"{_REDIS}::test_what_could_not_be_told_for_want_of_memory_is_no_conflict_and_is_told_later",),
+        (f"{_REDIS}::test_what_may_not_be_told_is_no_conflict_and_is_told_later",),
     ),
     Mutant("admit_lets_the_penalized_in", ADMIT, "if left == -2 then return 0 end", "if true then return 0 end", KEPT_OUT),
     Mutant("admit_penalties_for_ever", ADMIT, "return left / 1000", "return left", KEPT_OUT),
@@ -145,8 +157,8 @@ SHARED = (
     Mutant(
         "penalize_overwrites_what_is_not_ours",
         PENALIZE,
-        "if left == -1 or",
-        "if",
+        "left == -1 or redis.pcall",
+        "left ~= -1 and redis.pcall",
         (f"{_REDIS}::test_a_penalty_key_that_is_not_ours_is_refused_told_and_not_touched",),
     ),
     Mutant(
@@ -175,7 +187,7 @@ SHARED = (
     Mutant("levels_a_fresh_share_each_time", LEVELS, "if known.alone is None:", "if True:", LEVEL_TESTS),
     Mutant("scoped_asks_for_claims_behind_too", SCOPED, "enumerate(ask[: ours.broken])", "enumerate(ask)", SCOPES),
     Mutant("scoped_forgets_shadows_of_the_others", SCOPED, "(*ours.over, *theirs.over) if index < theirs.broken", "ours.over", SCOPES),
-    Mutant("reap_takes_the_living_too", REAP, "if one ~= ARGV[1] then", "if false then", DEATH),
+    Mutant("reap_takes_the_living_too", REAP, "if times > 0 and after == '' then", "if times > 0 then", KEEPS_HIS_SEAT),
     Mutant("reap_frees_no_members", REAP, "redis.call('HDEL', KEYS[2], found[2][i])", "", DEATH),
     Mutant("reap_frees_no_seats", REAP, "if cursor == '0' then redis.call('HDEL', KEYS[1], ARGV[1]) end", "", DEATH),
     Mutant(
@@ -255,6 +267,232 @@ SHARED = (
         '        self._in_flight.extend(one for one in batch if one.command[0] != b"PING")\n',
         ("tests/ledger/test_redis_link.py",),
     ),
+    # bad days
+    Mutant(
+        "admit_leaves_a_bucket_in_the_future",
+        ADMIT,
+        "if bucket.is_ahead then pcall(put, bucket, bucket.level) end",
+        "",
+        (f"{_BAD_DAYS}::test_a_clock_that_went_back_keeps_an_empty_bucket_empty_for_no_longer_than_a_refill",),
+    ),
+    Mutant(
+        "admit_leaves_a_shadow_bucket_in_the_future",
+        ADMIT,
+        "if fits or (is_ahead and limit > 0) then",
+        "if fits then",
+        (f"{_BAD_DAYS}::test_a_shadow_rate_in_the_future_fills_up_too",),
+    ),
+    Mutant(
+        "admit_stamps_every_bucket_of_a_denial",
+        ADMIT,
+        "if bucket.is_ahead then pcall(put, bucket, bucket.level) end",
+        "pcall(put, bucket, bucket.level - bucket.taken)",
+        CONTRACT,
+    ),
+    Mutant(
+        "admit_takes_no_shadow_for_a_shadow",
+        ADMIT,
+        "taken = fits and 1 or 0",
+        "taken = 1",
+        (f"{_BAD_DAYS}::test_a_shadow_rate_in_the_future_fills_up_too",),
+    ),
+    Mutant(
+        "admit_counts_thousands_of_fields",
+        ADMIT,
+        "all.err or #all > 2 * MOST_HOLDERS",
+        "all.err",
+        (f"{_FOREIGN}::test_thousands_of_fields_are_a_conflict_and_no_outage",),
+    ),
+    Mutant(
+        "admit_refuses_many_holders",
+        ADMIT,
+        "#all > 2 * MOST_HOLDERS",
+        "#all >= 2 * MOST_HOLDERS",
+        (f"{_FOREIGN}::test_so_many_holders_as_there_may_be_are_none",),
+    ),
+    Mutant(
+        "admit_takes_any_name_for_a_holder",
+        ADMIT,
+        "elseif #id == 16 and not find(id, '[^0-9a-f]') then",
+        "elseif true then",
+        (f"{_FOREIGN}::test_numbers_of_another_program_are_neither_counted_nor_reaped",),
+    ),
+    Mutant(
+        "admit_reads_any_number_as_a_bucket",
+        ADMIT,
+        "'^(%d[%d.e+-]*) (%d[%d.e+-]*)$'",
+        "'^(%S+) (%S+)$'",
+        (f"{_FOREIGN}::test_a_bucket_that_is_none",),
+    ),
+    Mutant(
+        "admit_takes_any_text_for_a_penalty",
+        ADMIT,
+        "if left == -1 or try('GET', name) ~= '' then return nil end",
+        "if left == -1 then return nil end",
+        (f"{_FOREIGN}::test_a_text_that_lives_for_some_time_is_no_penalty",),
+    ),
+    Mutant(
+        "penalize_overwrites_any_text_that_lives_for_some_time",
+        PENALIZE,
+        " or redis.pcall('GET', KEYS[1]) ~= ''",
+        "",
+        (f"{_FOREIGN}::test_a_text_that_lives_for_some_time_is_no_penalty",),
+    ),
+    Mutant(
+        "admit_takes_any_value_for_holders_of_a_member",
+        ADMIT,
+        "type(having) == 'table' or #having % 17 ~= 0 or having == '' or find(having, '[^0-9a-f;]')",
+        "type(having) == 'table'",
+        (f"{_FOREIGN}::test_a_member_that_is_not_ours",),
+    ),
+    Mutant(
+        "admit_counts_members_whom_nobody_holds",
+        ADMIT,
+        "if count > 0 and #holders == 0 then return 'C ' .. index end",
+        "",
+        (f"{_FOREIGN}::test_members_whom_nobody_holds_are_not_ours",),
+    ),
+    Mutant(
+        "reap_rewrites_what_does_not_name_the_dead",
+        REAP,
+        "    elseif times > 0 then\n",
+        "    else\n      after = after .. ';'\n",
+        (f"{_FOREIGN}::test_reaping_a_room_leaves_what_does_not_name_the_dead",),
+    ),
+    Mutant(
+        "tell_writes_to_what_is_not_ours",
+        TELL,
+        "  if checked[name] then return end\n",
+        "  if true then return end\n",
+        (f"{_FOREIGN}::test_what_was_taken_alone_is_not_written_to_what_is_not_ours",),
+    ),
+    Mutant(
+        "join_adds_to_any_listing",
+        JOIN,
+        "then return 'C' end\nend",
+        "then break end\nend",
+        (f"{_FOREIGN}::test_a_listing_of_another_program_gets_nothing_added_and_nobody_is_buried",),
+    ),
+    Mutant(
+        "any_listing_is_believed",
+        SCRIPT_CALLS,
+        "if not (all(map(_is_holder, listing)) and",
+        "if not (",
+        (f"{_FOREIGN}::test_a_listing_that_another_program_writes_to_leaves_the_instance_alone_and_nobody_is_buried",),
+    ),
+    Mutant(
+        "a_look_at_another_type_is_an_outage",
+        KEEPER,
+        "                if not error.wrong_type:\n                    raise\n",
+        "                raise\n",
+        (f"{_FOREIGN}::test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage",),
+    ),
+    Mutant(
+        "a_look_believes_any_holder",
+        SCRIPT_CALLS,
+        " or not all(map(_is_holder, reply)):",
+        ":",
+        (f"{_FOREIGN}::test_numbers_of_another_program_beside_ours_are_left_alone_by_the_slow_sweep",),
+    ),
+    Mutant(
+        "the_dead_are_cleared_away_for_one_claim_only",
+        REDIS_STORE,
+        "seats = [one for one in asked.ask if isinstance(one, SeatClaim)]",
+        "seats = [claim]",
+        (f"{_BAD_DAYS}::test_a_dead_instance_that_filled_several_claims_is_in_nobodys_way",),
+    ),
+    Mutant(
+        "the_dead_are_cleared_away_once_only",
+        REDIS_STORE,
+        "again.repeats = asked.repeats - 1",
+        "again.repeats = 0",
+        (f"{_BAD_DAYS}::test_several_dead_instances_each_in_the_way_of_another_claim_are_in_nobodys_way",),
+    ),
+    Mutant(
+        "a_missing_script_costs_two_deadlines",
+        REDIS_STORE,
+        "            async with asyncio.timeout(self._left(asked)):\n                return await self._once_more(asked)\n",
+        "            return await self._once_more(asked)\n",
+        (f"{_BAD_DAYS}::test_a_missing_script_costs_no_more_than_the_deadline",),
+    ),
+    Mutant(
+        "what_was_waited_for_in_vain_is_not_measured",
+        REDIS_STORE,
+        "                self.abandon(asked)\n                self._events.answered(time.monotonic() - asked.began)\n",
+        "                self.abandon(asked)\n",
+        (f"{_BAD_DAYS}::test_what_was_waited_for_in_vain_is_measured_too",),
+    ),
+    Mutant(
+        "tell_needs_memory",
+        TELL,
+        "#!lua flags=allow-oom\n",
+        "",
+        (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",),
+    ),
+    Mutant(
+        "beat_needs_memory",
+        BEAT,
+        "#!lua flags=allow-oom\n",
+        "",
+        (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",),
+    ),
+    Mutant(
+        "a_store_without_memory_decides_now_and_then",
+        KEEPER,
+        "        await self._probe()\n",
+        "",
+        (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",),
+    ),
+    Mutant(
+        "newcomers_do_not_look_who_listens",
+        KEEPER,
+        "listeners > len(counters) - 1",
+        "False",
+        (f"{_BAD_DAYS}::test_who_starts_just_after_a_flush_waits_for_the_others_to_tell_what_they_hold",),
+    ),
+    Mutant(
+        "newcomers_wait_for_nobody",
+        KEEPER,
+        "listeners > len(counters) - 1",
+        "listeners >= len(counters) - 1",
+        (f"{_BAD_DAYS}::test_who_starts_on_a_store_that_was_never_used_decides_at_once",),
+    ),
+    Mutant(
+        "newcomers_open_before_they_know",
+        KEEPER,
+        "        if self.state is StoreState.HEALING:\n            with suppress(TimeoutError):\n                async with asyncio.timeout(self._telling_time):\n                    await self._first.wait()\n",
+        "",
+        (f"{_BAD_DAYS}::test_who_starts_just_after_a_flush_does_not_open_before_it_knows",),
+    ),
+    Mutant(
+        "scoped_refuses_for_what_comes_back",
+        SCOPED,
+        "while isinstance(answer, Denial) and",
+        "while False and",
+        SCOPES,
+    ),
+    Mutant("scoped_waits_for_ever", SCOPED, "async with asyncio.timeout(PATIENCE):", "async with asyncio.timeout(None):", SCOPES),
+    Mutant(
+        "once_evicting_always_evicting",
+        STORE_WATCH,
+        "            self._evicting.pop(server, None)\n",
+        "            pass\n",
+        ("tests/server/test_store_watch.py",),
+    ),
+    Mutant(
+        "a_policy_is_asked_for_once",
+        REDIS_LINK,
+        "                if policy != SAFE:\n                    self._look_again()\n",
+        "",
+        (f"{_BAD_DAYS}::test_a_policy_that_was_put_right_is_noticed",),
+    ),
+    Mutant(
+        "why_nobody_listens_is_not_told",
+        SUBSCRIPTION,
+        "            self._denied(one_line(error))\n",
+        "",
+        ("tests/ledger/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
+    ),
 )
 
 RATES = (
@@ -262,13 +500,11 @@ RATES = (
     Mutant("rent_leases_are_not_taken", RENT, "level = math.max(0, level - granted)", "level = math.max(0, level)", LEASES),
     Mutant("rent_two_owners", RENT, "ARGV[10] == '1' and sharers == 1 and", "ARGV[10] == '1' and", LEASES),
     Mutant("rent_silent_owner_is_believed_for_ever", RENT, "if now - wanted < PATIENCE then", "if true then", OWNERS),
-    Mutant(
-        "rent_silent_owner_leaves_a_full_bucket", RENT, "  release(0)\nelseif owner then", "  release(burst)\nelseif owner then", OWNERS
-    ),
+    Mutant("rent_silent_owner_leaves_a_full_bucket", RENT, "  release(0)\nelseif owner or", "  release(burst)\nelseif owner or", OWNERS),
     Mutant("rent_anybody_gives_back", RENT, "owner == id and ARGV[6] == epoch and ARGV[6] ~= ''", "ARGV[6] ~= '' and owner", OWNERS),
     Mutant("rent_tells_nobody_that_it_is_free", RENT, "tell(other.id, 'f')", "local _ = other", OWNERS),
     Mutant("rent_tells_no_owner", RENT, "    tell(owner, 'y')\n", "", OWNERS),
-    Mutant("rent_forgets_what_is_not_full", RENT, "if level >= burst and sharers == 1", "if sharers == 1", OWNERS),
+    Mutant("rent_forgets_what_is_not_full", RENT, "if level >= burst and rate > 0 and sharers == 1", "if sharers == 1", OWNERS),
     Mutant("rent_overtakes", RENT, "level - ahead + 0.000001 >= need", "level + 0.000001 >= need", LEASES),
     Mutant("rent_beyond_the_burst", RENT, "level = math.min(capacity, level + elapsed", "level = math.max(0, level + elapsed", LEASES),
     Mutant("rent_takes_time_backwards", RENT, "local elapsed = math.max(0, now - stamp)", "local elapsed = now - stamp", TROUBLE),
@@ -277,11 +513,17 @@ RATES = (
     Mutant("rent_fresh_burst_after_a_flush", RENT, "elseif kept < 0 then level = burst", "elseif true then level = burst", TROUBLE),
     Mutant("rent_believes_foreign_fields", RENT, "  else return 'C' end\nend", "  end\nend", TROUBLE),
     # one instance
-    Mutant("lease_lives_from_its_answer", LEASED_BUCKET, "self._expires = asked_at + LEASE", "self._expires = now + LEASE", BUCKET),
+    Mutant(
+        "lease_lives_from_its_answer",
+        LEASED_BUCKET,
+        "self._expires = asked_at + self.lease_time",
+        "self._expires = now + self.lease_time",
+        BUCKET,
+    ),
     Mutant("lease_never_ends", LEASED_BUCKET, "leases[0].expires <= now", "False", BUCKET),
     Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
     Mutant("alone_at_the_whole_rate", LEASED_BUCKET, "rate = self.full_rate / max(1, sharers)", "rate = self.full_rate", BUCKET),
-    Mutant("alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + self._left + grown)", "self.burst", BUCKET),
+    Mutant("alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + left + grown)", "self.burst", BUCKET),
     Mutant("waits_for_ever", LEASED_BUCKET, "if self.deadline <= now:", "if False:", BUCKET),
     Mutant(
         "asks_for_every_frame",
@@ -311,7 +553,68 @@ RATES = (
         REDIS_RATES,
         "            self._lost_at = now\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_shared_either",),
+        (f"{_TRAFFIC}::test_who_has_seen_a_loss_of_data_needs_no_mark_of_it",),
+    ),
+    Mutant("rent_asks_nobody_for_a_listing", RENT, "if KEYS[2] and verb == 'ask'", "if false", TROUBLE),
+    Mutant("rent_lists_whoever_gives_back", RENT, "if KEYS[2] and verb == 'ask' and", "if KEYS[2] and", TROUBLE),
+    Mutant("rent_forgets_what_instances_know", RENT, "if most >= 0 then level = math.min(level, most) end", "", TROUBLE),
+    Mutant("rent_tells_nobody_what_is_left", RENT, "+ 1 or 0, sharers, text(level)}", "+ 1 or 0, sharers, '-1'}", TROUBLE),
+    Mutant("rent_gives_no_first_message", RENT, "math.max(tonumber(ARGV[7]), rate * kept / 1000000)", "rate * kept / 1000000", TROUBLE),
+    Mutant("rent_does_not_read_the_mark_of_a_loss", RENT, "if left >= 0 then kept", "if false then kept", TROUBLE),
+    Mutant(
+        "nobody_marks_a_loss",
+        REDIS_RATES,
+        "            self._call_away(self._commands.lost())\n",
+        "",
+        (f"{_TRAFFIC}::test_one_who_starts_after_a_flush_takes_no_bucket_to_be_full",),
+    ),
+    Mutant("rent_takes_nan_for_a_number", RENT, "if value and value >= 0 and value <= LARGEST then", "if value then", TROUBLE),
+    Mutant("rent_takes_negative_numbers", RENT, "if value and value >= 0 and", "if value and", TROUBLE),
+    Mutant("rent_takes_infinite_numbers", RENT, "value >= 0 and value <= LARGEST then", "value >= 0 then", TROUBLE),
+    Mutant("rent_reads_any_number_of_fields", RENT, "or size > MOST_FIELDS then", "then", TROUBLE),
+    Mutant("rent_owner_without_an_epoch", RENT, " or not owner ~= not epoch then", " then", TROUBLE),
+    Mutant("rent_turn_beyond_all_numbers", RENT, "/ rate * 1000000), LARGEST)", "/ rate * 1000000), 2 ^ 63)", TROUBLE),
+    Mutant("rent_divides_by_no_rate", RENT, "  if rate <= 0 then return OWNED_TTL end\n", "", TROUBLE),
+    Mutant("rent_forgets_an_empty_bucket", RENT, "if level >= burst and rate > 0 and", "if level >= burst and", TROUBLE),
+    Mutant("rent_gives_back_what_is_not_there", RENT, "(level or ARGV[6] == '')", "level", TROUBLE),
+    Mutant(
+        "rent_gives_back_twice", RENT, "elseif owner or verb == 'yield' and (level or ARGV[6] == '') then", "elseif owner then", TROUBLE
+    ),
+    Mutant("rent_no_spare_for_a_small_burst", RENT, "and 0 or SHORT_SPARE", "and 0 or 0", LEASES),
+    Mutant("rent_spare_for_every_burst", RENT, "and 0 or SHORT_SPARE", "and SHORT_SPARE or SHORT_SPARE", LEASES),
+    Mutant("lease_of_a_small_burst_lives_as_long", LEASED_BUCKET, "return LATE - self._spare", "return LATE", BUCKET),
+    Mutant("grace_for_each_instance", LEASED_BUCKET, "/ max(1, sharers, instances)", "/ 1", BUCKET),
+    Mutant("grace_for_each_who_never_shared", LEASED_BUCKET, "/ max(1, sharers, instances)", "/ max(1, sharers)", BUCKET),
+    Mutant("waits_beyond_its_patience", LEASED_BUCKET, "min(self.deadline, self._patience))", "self.deadline)", BUCKET),
+    Mutant("patience_is_not_given_back", LEASED_BUCKET, "            self._patience = inf  # nobody", "            pass  # nobody", BUCKET),
+    Mutant("knows_less_as_time_goes_by", LEASED_BUCKET, "(now - self._most_at + SLACK) * self.full_rate", "0.0", BUCKET),
+    Mutant(
+        "a_late_answer_makes_it_meter_alone",
+        REDIS_RATES,
+        "        if self._link.is_usable:\n            bucket.unanswered()",
+        "        if False:\n            bucket.unanswered()",
+        (f"{_TRAFFIC}::test_a_late_answer_is_asked_for_again_and_nothing_passes_without_one",),
+    ),
+    Mutant(
+        "nobody_says_that_it_is_not_listed",
+        REDIS_RATES,
+        "        self.not_listed(holder)\n        self.late",
+        "        self.late",
+        (f"{_TRAFFIC}::test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes",),
+    ),
+    Mutant(
+        "asks_without_what_it_knows",
+        REDIS_RATES,
+        ", most=bucket.most(now))",
+        ")",
+        (f"{_TRAFFIC}::test_a_flush_gives_no_first_message_to_those_who_are_known",),
+    ),
+    Mutant(
+        "who_gave_a_bucket_back_takes_itself_for_the_only_one",
+        REDIS_RATES,
+        "            bucket.sharers = max(bucket.sharers, 2)\n",
+        "            pass\n",
+        (f"{_TRAFFIC}::test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate",),
     ),
 )
 

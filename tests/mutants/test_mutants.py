@@ -6,14 +6,17 @@ A mutant is a copy of `proxy` with one piece of text replaced, so the tests prov
 from __future__ import annotations
 
 import ast
+import compileall
+import importlib.util
 import json
-import queue
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -22,12 +25,14 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.mutants import MUTANTS
 
 REPOSITORY = Path(__file__).parent.parent.parent
-RUNNERS = 2  # at a time
 PASSED = 0  # pytest's exit codes
 TESTS_FAILED = 1  # all others mean that they could not be run
 USAGE_ERROR = 4
 CANNOT_RUN = 70  # as in runner.py
-UNCHANGED = Mutant("unchanged", "", "", "", tuple(dict.fromkeys(test for mutant in MUTANTS for test in mutant.tests)))
+EVERY_TEST = sorted({test for mutant in MUTANTS for test in mutant.tests})
+UNCHANGED = [  # no change, and all tests of one file
+    Mutant(file, "", "", "", tuple(tests)) for file, tests in groupby(EVERY_TEST, lambda test: test.partition("::")[0])
+]
 
 
 @dataclass(frozen=True)
@@ -38,102 +43,108 @@ class Outcome:
     output: str
 
 
-def mutate(mutant: Mutant, root: Path) -> None:
-    """Put a copy of the package, with the change, under `root`. Raises ValueError for a change that is not exactly one."""
-    shutil.copytree(REPOSITORY / "proxy", root / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
-    if mutant is UNCHANGED:
-        return
-    path = root / mutant.file
-    text = path.read_text(encoding="utf-8")
+def change(mutant: Mutant) -> str:
+    """The text of its file with the change. Raises ValueError for a change that is not exactly one."""
+    text = (REPOSITORY / mutant.file).read_text(encoding="utf-8")
     if text.count(mutant.old) != 1:
         raise ValueError(f"the old text is there {text.count(mutant.old)} times in {mutant.file}")
     changed = text.replace(mutant.old, mutant.new)
-    if path.suffix == ".py" and same_program(changed, text):
+    if mutant.file.endswith(".py") and same_program(changed, text):
         raise ValueError("the new text is the same program")
-    path.write_text(changed, encoding="utf-8")
+    return changed
 
 
 def same_program(one: str, other: str) -> bool:
     """Do two texts differ in layout and comments only?"""
-    try:
-        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
-    except SystemError:  # CPython 3.11 loses count of a tree's depth while another thread makes one; it says so and nothing is lost
-        return False
+    return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
 
 
-class Runners:
-    """Processes that run pytest over copies (see runner.py), started when they are needed."""
+class Runner:
+    """A process that runs pytest over a copy of the package (see runner.py), which is changed for each run and then mended."""
 
-    def __init__(self, workspace: Path) -> None:
-        self._workspace = workspace
-        self._processes: list[subprocess.Popen[str]] = []
-        self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
-        self._pool = ThreadPoolExecutor(RUNNERS, initializer=self._start)
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._process: subprocess.Popen[str] | None = None
+        copy = root / "proxy"
+        shutil.copytree(REPOSITORY / "proxy", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(copy, quiet=1)
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[str]:
         command = ["nice", sys.executable, str(Path(__file__).with_name("runner.py"))]  # other tests may be running, and have deadlines
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self._workspace)
-        self._processes.append(process)
-        self._idle.put(process)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes, cwd=self._root, start_new_session=True)
 
-    def submit(self, mutant: Mutant) -> Future[Outcome]:
-        return self._pool.submit(self._run, mutant)
+    def run(self, mutant: Mutant) -> Outcome:
+        """Raises ValueError for a change that is not exactly one."""
+        if not mutant.file:
+            return self._run(mutant)
+        path = self._root / mutant.file
+        path.write_text(change(mutant), encoding="utf-8")
+        os.utime(path, (0, 0))  # older than anything that was compiled: it is compiled anew, whatever its size and the time of day
+        try:
+            return self._run(mutant)
+        finally:
+            shutil.copy2(REPOSITORY / mutant.file, path)
 
     def _run(self, mutant: Mutant) -> Outcome:
-        outcome = self._try(mutant)
-        return outcome if outcome.exit in (PASSED, TESTS_FAILED) else self._try(mutant)  # pytest itself broke down: once more
+        outcome = self._ask(mutant)
+        return outcome if outcome.exit in (PASSED, TESTS_FAILED) else self._ask(mutant)  # pytest itself broke down: once more
 
-    def _try(self, mutant: Mutant) -> Outcome:
-        root = self._workspace / mutant.name
-        mutate(mutant, root)
-        process = self._idle.get()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps({"root": str(root), "file": mutant.file, "tests": mutant.tests}) + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        self._idle.put(process)
-        shutil.rmtree(root)
-        return Outcome(**json.loads(answer))
+    def _ask(self, mutant: Mutant) -> Outcome:
+        """Whoever is interrupted while it waits leaves no process whose answer the next one would take for its own."""
+        process = self._process or self._start()
+        self._process = None
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps({"root": str(self._root), "file": mutant.file, "tests": mutant.tests}) + "\n")
+            process.stdin.flush()
+            outcome = Outcome(**json.loads(process.stdout.readline()))
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        self._process = process
+        return outcome
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.communicate()
+        if self._process is not None:
+            self._process.communicate()
+        compiled = Path(importlib.util.cache_from_source(str(self._root / "proxy" / "__init__.py")))
+        shutil.rmtree(compiled.parent.parent if compiled.parent.name == "__pycache__" else compiled.parent)  # maybe far from the copy
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
-    """The runs of all mutants that were asked for, under way."""
-    asked = [item.callspec.params["mutant"] for item in request.session.items if isinstance(item, pytest.Function) and is_run(item)]
-    runners = Runners(tmp_path_factory.mktemp("mutants"))
-    yield {mutant.name: runners.submit(mutant) for mutant in asked}
-    runners.close()
-
-
-def is_run(item: pytest.Function) -> bool:
-    return item.path == Path(__file__) and "outcomes" in item.fixturenames
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    found = Runner(tmp_path_factory.mktemp("mutants"))
+    yield found
+    found.close()
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)  # thousands of tests in one process of low priority
-@pytest.mark.parametrize("mutant", [pytest.param(UNCHANGED, id=UNCHANGED.name)])
-def test_the_package_as_it_is_passes(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes[mutant.name].result()
+@pytest.mark.timeout(300)  # many tests in one process of low priority
+@pytest.mark.parametrize("unchanged", [pytest.param(one, id=one.name) for one in UNCHANGED])
+def test_the_package_as_it_is_passes(unchanged: Mutant, runner: Runner) -> None:
+    outcome = runner.run(unchanged)
     assert outcome.exit == PASSED, outcome.output
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS])
-def test_the_mutant_is_killed(mutant: Mutant, outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes[mutant.name].result()
+def test_the_mutant_is_killed(mutant: Mutant, runner: Runner) -> None:
+    outcome = runner.run(mutant)
     assert outcome.exit != PASSED, "it survived"
     assert outcome.exit == TESTS_FAILED, outcome.output
 
 
 def test_names_are_unique() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_what_a_mutant_replaces_occurs_exactly_once() -> None:
+    files = {mutant.file: (REPOSITORY / mutant.file).read_text(encoding="utf-8") for mutant in MUTANTS}
+    assert [mutant.name for mutant in MUTANTS if files[mutant.file].count(mutant.old) != 1] == []
 
 
 # --- the harness itself ---------------------------------------------------------------------------------------------------------
@@ -150,9 +161,9 @@ CODES = "tests/wire/test_frames.py::test_every_code_that_may_be_sent"
         ("LENGTH_BITS: Final = 0x7F", "LENGTH_BITS: Final = 127", "same program"),
     ],
 )
-def test_a_change_that_is_not_exactly_one_is_refused(old: str, new: str, why: str, tmp_path: Path) -> None:
+def test_a_change_that_is_not_exactly_one_is_refused(old: str, new: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        mutate(Mutant("bad", "proxy/wire/frames.py", old, new, (CODES,)), tmp_path)
+        change(Mutant("bad", CODES_FILE, old, new, (CODES,)))
 
 
 TRIALS = [
@@ -164,6 +175,11 @@ TRIALS = [
 
 
 @pytest.mark.parametrize(("mutant", "code"), TRIALS, ids=[mutant.name for mutant, _ in TRIALS])
-def test_a_survivor_is_told_from_a_kill_and_from_what_cannot_run(mutant: Mutant, code: int, outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes[mutant.name].result()
+def test_a_survivor_is_told_from_a_kill_and_from_what_cannot_run(mutant: Mutant, code: int, runner: Runner) -> None:
+    outcome = runner.run(mutant)
     assert outcome.exit == code, outcome.output
+
+
+def test_a_mutant_leaves_nothing_behind(runner: Runner) -> None:
+    kill, survivor = TRIALS[1][0], Mutant("again", "", "", "", (CODES,))
+    assert [runner.run(mutant).exit for mutant in (kill, survivor, kill)] == [TESTS_FAILED, PASSED, TESTS_FAILED]

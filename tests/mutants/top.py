@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 APP = "proxy/app.py"
 METRICS = "proxy/metrics.py"
 LOG = "proxy/log.py"
+UNHANDLED = "proxy/unhandled.py"
 
 COALESCED = ("tests/test_log.py::test_of_each_group_a_few_lines_are_written_and_the_rest_is_counted",)
 
@@ -51,6 +52,16 @@ TOP = (
         "total - len(tunnels) < ceil(total * share)",
         "True",
         ("tests/test_app.py::test_a_drain_is_spread_over_its_time",),
+    ),
+    # what is unhandled
+    Mutant("unhandled_quotes_the_client", UNHANDLED, 'r"[A-Za-z ,.\'-]*"', 'r".*"', ("tests/test_unhandled.py",)),
+    Mutant("unhandled_with_arguments", UNHANDLED, "str(record.msg), error", "record.getMessage(), error", ("tests/test_unhandled.py",)),
+    Mutant(
+        "unhandled_floods",
+        UNHANDLED,
+        "log.often(EVENT, group=(source, what, kind, where), ",
+        "log.warning(EVENT, ",
+        ("tests/test_unhandled.py",),
     ),
 )
 

@@ -6,7 +6,8 @@ import random
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from itertools import permutations
+from ipaddress import ip_address, ip_network
+from itertools import count, permutations
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +17,9 @@ from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Denial
 from proxy.ledger.token_bucket import TokenBucket
-from proxy.policy.admission import AdmissionRules
+from proxy.policy.admission import AdmissionRules, applies
 from proxy.policy.identity import Principal
-from proxy.policy.meter import EARLY, LATE, NO_LIMIT, Account, FrameRule, Meter, MeterRules, Meters
+from proxy.policy.meter import EARLY, LATE, NO_LIMIT, SOONER, Account, FrameRule, Held, Meter, MeterRules, Meters
 from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
@@ -85,6 +86,29 @@ class TestEveryRuleFires:
         gate = Gate(rule(MESSAGES, USER, limit=0, when=When(routes=frozenset(("chat",)))))
         assert gate.rules.compile(ANN, gate.store, NOW) is None
         assert messages(gate.meter(beside(ROUTE)), 1) == [DROP]
+
+    @pytest.mark.parametrize("when", [When(), When(room="r*"), When(networks=(ip_network("10.0.0.0/8"),))], ids=["any", "room", "ip"])
+    def test_whoever_came_before(self, when: When) -> None:
+        """What is remembered of one principal is used for those whom the same rules are about, and for nobody else."""
+        rules = (
+            rule(MESSAGES, USER, name="all", when=when),
+            rule(MESSAGES, ROOM, name="rooms"),
+            rule(MESSAGES, IP, name="strangers", when=When(anonymous=True)),
+            rule(BYTES, IP, name="chat", when=When(routes=frozenset(("chat",))), direction=Direction.OUT),
+        )
+        everybody = [
+            replace(ANN, route=route, room=room, anonymous=anonymous, address=ip_address(address))
+            for route in ("chat", "arena")
+            for room in ("red", "blue", None)
+            for anonymous in (True, False)
+            for address in ("10.1.1.1", "11.1.1.1")
+        ]
+        gate = Gate(*rules)
+        for who in [*everybody, *reversed(everybody)]:
+            expected = {one.name for one in rules if applies(one, who)}
+            meters = gate.rules.compile(who, gate.store, NOW) or Meters(None, None)
+            assert {account.frame_rule.rule.name for meter in meters if meter for account in meter.accounts} == expected
+            assert (meters.outward is None) is (who.route != "chat")
 
     def test_mistake_a_per_user_rule_that_never_saw_a_user(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=1))
@@ -1023,10 +1047,10 @@ class AskedStore(MemoryStore):
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self.asked.append(bucket)
-        bucket.asked(now + DEADLINE, now)
+        bucket.asked(now + DEADLINE, now + DEADLINE, now)
 
-    def give_up(self, bucket: LeasedBucket, now: float) -> None:
-        bucket.go_alone(now, 2)
+    def late(self, bucket: LeasedBucket, now: float) -> None:
+        bucket.go_alone(now, 1, 1)
 
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         self.shared.add(key)
@@ -1222,3 +1246,139 @@ class TestEnds:
         meter = gate.meter()
         assert messages(meter, 2) == [PASS, CLOSE]
         assert meter.penalty_key is None
+
+
+class TestCosts:
+    @pytest.mark.parametrize(
+        ("quantity", "opcode", "cost"),
+        [
+            (MESSAGES, Opcode.CONTINUATION, 0),
+            (MESSAGES, Opcode.TEXT, 1),
+            (MESSAGES, Opcode.BINARY, 1),
+            (MESSAGES, Opcode.CLOSE, 0),
+            (MESSAGES, Opcode.PING, 0),
+            (CONTROL_FRAMES, Opcode.CONTINUATION, 0),
+            (CONTROL_FRAMES, Opcode.TEXT, 0),
+            (CONTROL_FRAMES, Opcode.BINARY, 0),
+            (CONTROL_FRAMES, Opcode.CLOSE, 1),
+            (CONTROL_FRAMES, Opcode.PONG, 1),
+            (BYTES, Opcode.CONTINUATION, 7),
+            (BYTES, Opcode.PING, 7),
+        ],
+    )
+    def test_a_frame_costs_what_the_rule_is_about(self, quantity: Quantity, opcode: Opcode, cost: float) -> None:
+        assert FrameRule(rule(quantity, USER, limit=1), 0).cost(opcode, 7) == cost
+
+
+class TestBesideBytes:
+    """A rule of bytes is about every frame, so that none takes the short way; what else is counted must come to the same."""
+
+    PLENTY = rule(BYTES, USER, limit=1e6, name="bytes")
+
+    def test_binary_messages_are_messages(self) -> None:
+        meter = Gate(self.PLENTY, rule(MESSAGES, USER, limit=1, burst=2)).meter()
+        assert [meter.charge(BINARY, 1, NOW) for _ in range(3)] == [PASS, PASS, DROP]
+
+    def test_binary_messages_are_no_control_frames(self) -> None:
+        meter = Gate(self.PLENTY, rule(CONTROL_FRAMES, USER, limit=1)).meter()
+        assert [meter.charge(first, 1, NOW) for first in (BINARY, BINARY, PING, PING)] == [PASS, PASS, PASS, CLOSE]
+
+    @pytest.mark.parametrize("first", [0x01, 0x02])
+    def test_the_size_of_a_message_is_that_of_all_its_fragments(self, first: int) -> None:
+        meter = Gate(self.PLENTY, rule(MESSAGE_SIZE, CONNECTION, limit=100)).meter()
+        assert [meter.charge(one, 50, NOW) for one in (first, MIDDLE, MIDDLE)] == [PASS, PASS, CLOSE]
+
+    def test_fragments_are_counted_from_the_first(self) -> None:
+        meter = Gate(self.PLENTY, rule(FRAGMENTS, CONNECTION, limit=3)).meter()
+        assert [meter.charge(one, 1, NOW) for one in (FIRST, MIDDLE, PING, MIDDLE, MIDDLE)] == [PASS, PASS, PASS, PASS, CLOSE]
+
+    def test_control_frames_are_no_fragments(self) -> None:
+        meter = Gate(self.PLENTY, rule(FRAGMENTS, CONNECTION, limit=0), rule(CONTROL_FRAMES, USER, limit=5, name="control")).meter()
+        assert [meter.charge(one, 1, NOW) for one in (PING, TEXT)] == [PASS, CLOSE]
+        assert [meter.charge(PING, 1, NOW) for _ in range(5)] == [PASS, PASS, PASS, PASS, CLOSE]
+
+    def test_a_message_that_is_too_large_does_not_wait_for_its_bytes(self) -> None:
+        bytes_wait = rule(BYTES, USER, limit=10, on_excess=OnExcess.DELAY, name="bytes")
+        meter = Gate(bytes_wait, rule(MESSAGE_SIZE, CONNECTION, limit=5, name="size")).meter()
+        assert meter.charge(TEXT, 6, NOW) is CLOSE
+
+
+class TestShadowsOfOneMessage:
+    @pytest.mark.parametrize("first", [0x01, 0x02])
+    def test_what_one_would_have_stopped_is_counted_by_the_others_all_the_same(self, first: int) -> None:
+        gate = Gate(
+            rule(MESSAGE_SIZE, CONNECTION, limit=5, shadow=True, name="size"),
+            rule(FRAGMENTS, CONNECTION, limit=1, shadow=True, name="fragments"),
+        )
+        meter = gate.meter()
+        assert [meter.charge(one, 10, NOW) for one in (first, MIDDLE, MIDDLE)] == [PASS] * 3
+        assert gate.totals() == {"size": (0, 1), "fragments": (0, 1)}
+
+
+class TestLines:
+    """Who stands in lines with others, and who does not."""
+
+    ONE_A_SECOND = rule(MESSAGES, GLOBAL, limit=1, burst=1, on_excess=OnExcess.DELAY)
+
+    def waiting(self, *more: Rule) -> tuple[Meter, Meter, list[str]]:
+        """Two that wait, one behind the other, and what the second hears."""
+        gate = Gate(self.ONE_A_SECOND, *more)
+        first, second, third = (gate.meter(beside(one)) for one in (USER, IP, CONNECTION))
+        assert [messages(one, 1) for one in (third, first, second)] == [[PASS], [HOLD], [HOLD]]
+        woken: list[str] = []
+        second.call_when_known(lambda: woken.append("second"))
+        return first, second, woken
+
+    def test_who_gives_up_makes_those_behind_the_sooner(self) -> None:
+        first, second, woken = self.waiting()
+        first.give_up(NOW)
+        assert woken == ["second"]
+        assert messages(second, 1, NOW + 1) == [PASS]
+
+    def test_who_is_closed_makes_those_behind_the_sooner(self) -> None:
+        first, second, woken = self.waiting(rule(MESSAGE_SIZE, CONNECTION, limit=20, name="size"))
+        assert messages(first, 1, NOW, length=21) == [CLOSE]
+        assert woken == ["second"]
+        assert messages(second, 1, NOW + 1) == [PASS]
+
+    def test_a_rule_without_tokens_has_nothing_to_tell(self) -> None:
+        _, second, _ = self.waiting(rule(MESSAGE_SIZE, CONNECTION, limit=20, name="size"))
+        second.call_when_known(lambda: None)
+        assert second.hold_until == NOW + 2
+
+    def test_whom_half_a_moment_would_be_gained_is_left_asleep(self) -> None:
+        held, woken = Held(1, NOW), []
+        held.until = NOW + 1
+        bucket = TokenBucket(1, 1, NOW)
+        held.join(bucket, 1)
+        held.wake = lambda: woken.append("now")
+        assert bucket.line is not None
+        hear = bucket.line[0][2]
+        assert hear is not None
+        hear(held.until - SOONER)
+        assert woken == []
+        hear(held.until - SOONER * 1.01)
+        assert woken == ["now"]
+
+    def test_who_stands_in_no_line_leaves_none(self) -> None:
+        assert Held(1, NOW).leave(TokenBucket(1, 1, NOW)) is False
+
+    def test_a_frame_that_only_waits_for_an_answer_takes_no_place(self) -> None:
+        bucket = AskedStore().open_bucket(b"key", 1, 2, NOW)
+        tickets = count()
+        meter = Meter([Account(FrameRule(rule(MESSAGES, USER), 0), b"key", bucket)], tickets)
+        assert messages(meter, 1) == [HOLD]
+        assert next(tickets) == 0
+
+
+class TestLateOnce:
+    def test_who_was_late_once_is_not_late_for_ever(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=100, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert [messages(meter, 1, at) for at in (NOW, NOW)] == [[PASS], [HOLD]]
+        assert messages(meter, 1, NOW + 0.02) == [PASS]  # 10 ms late
+        assert messages(meter, 1, NOW + 1) == [PASS]
+        assert messages(meter, 2, NOW + 1.05) == [PASS, HOLD]
+
+    def test_nobody_is_late_when_a_clock_begins(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=100, burst=1, on_excess=OnExcess.DELAY)).meter(now=0.0)
+        assert messages(meter, 2, 0.05) == [PASS, HOLD]

@@ -18,6 +18,7 @@ from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTl
 from proxy.server import http_client
 from proxy.server.capacity import Dials
 from proxy.server.http_client import BodyLostError, HttpClient, is_compiled
+from proxy.server.names import Names
 from proxy.server.sockets import Keepalive
 from proxy.server.upstream import UpstreamError
 from tests.support.backends import waiting_backend
@@ -31,7 +32,7 @@ CERTIFICATES = Path(__file__).parents[1] / "config" / "certificates"
 @asynccontextmanager
 async def client_of(url: str, keepalive: Keepalive | None = None, **options: object) -> AsyncIterator[HttpClient]:
     upstream = Upstream("game", parse_upstream_url(url).address, **options)  # type: ignore[arg-type]  # fields by name
-    client = HttpClient(upstream, keepalive or Keepalive(), Dials())
+    client = HttpClient(upstream, keepalive or Keepalive(), Dials(), Names())
     try:
         yield client
     finally:
@@ -427,7 +428,7 @@ async def tls_backend() -> AsyncIterator[tuple[int, list[ssl.SSLObject]]]:
 async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> None:
     tls = UpstreamTls(ca=str(CERTIFICATES / "gate.pem"), server_name="gate.test")
     async with tls_backend() as (port, seen):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials(), Names())
         assert await ask(client) == (200, b"ok")
         assert seen[0].selected_alpn_protocol() == "http/1.1"
         await client.close()
@@ -438,7 +439,7 @@ async def test_a_backend_under_tls_is_asked_by_the_name_in_its_certificate() -> 
 )
 async def test_a_backend_that_cannot_prove_who_it_is_is_502(tls: UpstreamTls) -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=tls), Keepalive(), Dials(), Names())
         assert await failure(client) == (502, "the upstream cannot be reached")
         await client.close()
 
@@ -466,7 +467,7 @@ async def test_an_answer_under_tls_counts_though_the_body_is_not_taken_any_more(
         listener.settimeout(PATIENCE)
         accepting = asyncio.create_task(asyncio.to_thread(accept))
         upstream = Upstream("game", TcpAddress("127.0.0.1", listener.getsockname()[1]), tls=UpstreamTls(verify=False))
-        client = HttpClient(upstream, Keepalive(), Dials())
+        client = HttpClient(upstream, Keepalive(), Dials(), Names())
         headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
         async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
             assert (answer.status, await answer.read()) == (413, b"big")
@@ -475,7 +476,7 @@ async def test_an_answer_under_tls_counts_though_the_body_is_not_taken_any_more(
 
 async def test_who_is_not_to_be_verified_is_believed() -> None:
     async with tls_backend() as (port, _):
-        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", TcpAddress("127.0.0.1", port), tls=UpstreamTls(verify=False)), Keepalive(), Dials(), Names())
         assert await ask(client) == (200, b"ok")
         await client.close()
 
@@ -483,7 +484,7 @@ async def test_who_is_not_to_be_verified_is_believed() -> None:
 async def test_a_unix_socket_has_no_options_of_tcp(tmp_path: Path) -> None:
     path = str(tmp_path / "backend.sock")
     async with waiting_backend(path) as (_, arrived):
-        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive(), Dials())
+        client = HttpClient(Upstream("game", UnixAddress(path)), Keepalive(), Dials(), Names())
         asking = asyncio.create_task(ask(client, "/a?"))
         backend = await arrived.get()
         assert backend.target == "/a?"

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from proxy.server import linger as linger_module
-from proxy.server.linger import Lingering
+from proxy.server.linger import FULL, MAX_WALKED, Lingering
 from proxy.server.timing_wheel import TimingWheel
+from proxy.server.turns import Turns
 from proxy.wire.frames import TURN, FrameWalker, build_close
 from tests.support.raw import RawStream
 from tests.support.waiting import until
@@ -39,7 +40,8 @@ async def connected() -> AsyncIterator[tuple[asyncio.Transport, RawStream]]:
 
 @pytest.fixture
 async def lingering() -> AsyncIterator[Lingering]:
-    one = Lingering(TimingWheel(asyncio.get_running_loop()), most=2)
+    loop = asyncio.get_running_loop()
+    one = Lingering(TimingWheel(loop), Turns(loop), most=2)
     yield one
     await until(lambda: not len(one))
 
@@ -89,6 +91,54 @@ async def test_more_is_not_read_before_all_is_looked_at(lingering: Lingering) ->
         await until(transport.is_reading)
         assert walker.held == 0
         peer.end()
+
+
+async def test_of_many_floods_one_is_walked_on_in_each_turn_and_behind_a_few_of_them_a_close_is_looked_for() -> None:
+    loop = asyncio.get_running_loop()
+    lingering = Lingering(TimingWheel(loop), Turns(loop))
+    walkers = [FrameWalker(masked=True) for _ in range(2 * MAX_WALKED)]
+    async with AsyncExitStack() as stack:
+        peers = []
+        for walker in walkers:
+            transport, peer = await stack.enter_async_context(connected())
+            walker.receive_data(PING * 20 * TURN, 0.0)
+            lingering.adopt(transport, walker)
+            peers.append(peer)
+        before = sum(walker.controls for walker in walkers)
+        await asyncio.sleep(0)
+        assert sum(walker.controls for walker in walkers) - before <= TURN
+        await until(lambda: all(not walker.held for walker in walkers[MAX_WALKED:]))
+        assert all(walker.held for walker in walkers[:MAX_WALKED])  # and nobody holds these walkers but we
+        for peer in peers:
+            await peer.send(THEIRS)
+        await until(lambda: len(lingering) == MAX_WALKED, 1.0)
+        for peer in peers:
+            peer.end()
+        await until(lambda: not len(lingering), 1.0)
+
+
+async def test_what_a_deaf_peer_sends_is_read_in_turns_of_its_own(lingering: Lingering) -> None:
+    """A transport that goes on reading brings 8 MB in one turn of the loop."""
+    async with connected() as (transport, peer):
+        lingering.adopt(transport)
+        protocol = transport.get_protocol()
+        protocol.data_received(bytes(FULL - 1))
+        assert transport.is_reading()
+        protocol.data_received(bytes(FULL))
+        assert not transport.is_reading()
+        await until(transport.is_reading, 1.0)
+        peer.end()
+
+
+async def test_one_that_waits_for_a_turn_may_be_given_up(lingering: Lingering) -> None:
+    async with connected() as (transport, peer):
+        walker = FrameWalker(masked=True)
+        walker.receive_data(PING * 20 * TURN, 0.0)
+        lingering.adopt(transport, walker)
+        lingering.abort()
+        walked = walker.controls
+        await peer.rest()
+        assert walker.controls == walked
 
 
 async def test_a_close_that_came_before_ends_it_at_once(lingering: Lingering) -> None:

@@ -1241,7 +1241,7 @@ SMUGGLERS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-QUIET = 0.3  # seconds without a byte: nothing more comes
+QUIET = 1.5  # seconds without a byte: nothing more comes, also where the machine is busy
 
 
 @pytest.mark.parametrize("cut", ["whole", "byte by byte"])

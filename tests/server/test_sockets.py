@@ -132,12 +132,19 @@ def test_a_free_port_is_the_same_on_every_address(monkeypatch: pytest.MonkeyPatc
     assert names[0][1] == names[1][1] != 0
 
 
-def test_an_ipv6_address_leaves_the_ipv4_port_alone() -> None:
-    for host in ["::"] if os.path.exists("/proc/net/if_inet6") else []:  # a machine may have no IPv6
-        (sock,) = listen_tcp(host, 0, Keepalive(), 7)
+@pytest.mark.parametrize(("host", "both"), [("::", True), ("::1", False)])
+def test_all_addresses_are_those_of_ipv4_too(host: str, both: bool) -> None:
+    for address in [host] if os.path.exists("/proc/net/if_inet6") else []:  # a machine may have no IPv6
+        (sock,) = listen_tcp(address, 0, Keepalive(), 7)
         with closing(sock):
-            (other,) = listen_tcp("0.0.0.0", sock.getsockname()[1], Keepalive(), 7)
-            other.close()
+            port = sock.getsockname()[1]
+            socket.create_connection(("::1", port)).close()
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+            except ConnectionRefusedError:
+                assert not both
+            else:
+                assert both
 
 
 def test_a_port_that_is_taken_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

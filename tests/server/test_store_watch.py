@@ -11,7 +11,7 @@ import pytest
 from proxy.ledger.store import Grant, SeatClaim, StoreState
 from proxy.log import Log
 from proxy.metrics import StoreTotals
-from proxy.server.store_watch import CONFLICT, DOWN, EVICTS, HEALING, UP, StoreWatch, over_limit
+from proxy.server.store_watch import CONFLICT, DEAF, DOWN, EVICTS, HEALING, UP, StoreWatch, over_limit
 
 
 class Heard:
@@ -68,12 +68,31 @@ def test_a_key_of_others_is_told_once_for_each_rule_and_counted(heard: Heard) ->
     assert heard.lines[-1]["rule"] == "a"
 
 
-def test_a_store_that_evicts_is_told_once_and_measured(heard: Heard) -> None:
+def test_a_store_that_evicts_is_told_once_and_measured_until_it_does_no_more(heard: Heard) -> None:
+    heard.watch.memory_policy("", "noeviction")
     assert not heard.totals.may_evict
-    heard.watch.evicts("allkeys-lru")
-    heard.watch.evicts("allkeys-lru")
-    assert heard.lines == [{"level": "warning", "event": EVICTS, "policy": "allkeys-lru"}]
+    heard.watch.memory_policy("", "allkeys-lru")
+    heard.watch.memory_policy("", "allkeys-lru")
+    assert heard.lines == [{"level": "warning", "event": EVICTS, "policy": "allkeys-lru", "server": None}]
     assert heard.totals.may_evict
+    heard.watch.memory_policy("", "noeviction")
+    assert not heard.totals.may_evict
+
+
+def test_of_several_servers_one_that_evicts_is_enough(heard: Heard) -> None:
+    for server in ("a:1", "b:1"):
+        heard.watch.memory_policy(server, "volatile-ttl")
+    assert [line["server"] for line in heard.lines] == ["a:1", "b:1"]
+    heard.watch.memory_policy("a:1", "noeviction")
+    assert heard.totals.may_evict
+    heard.watch.memory_policy("b:1", "noeviction")
+    assert not heard.totals.may_evict
+
+
+def test_that_this_instance_may_not_listen_is_told_once(heard: Heard) -> None:
+    for why in ("no", "no", "never"):
+        heard.watch.deaf(why)
+    assert heard.lines == [{"level": "warning", "event": DEAF, "why": why} for why in ("no", "never")]
 
 
 def test_durations_are_observed(heard: Heard) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from proxy.policy.upstreams import TcpAddress, UnixAddress, Upstream, UpstreamTls
 from proxy.server.tls import server_context, server_name, upstream_context
+from proxy.server.upstream import _AwaitingAnswer
 from tests.server.test_upgrade import GOOD_101
 from tests.support.backends import RawConnection, echo_backend, waiting_backend
 from tests.support.gate import Running, running, upstreams
@@ -444,3 +447,68 @@ async def test_a_backend_that_hangs_up_on_our_hello_is_502() -> None:
     async with server:
         status, _ = await dialed(upstreams(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
         assert status == 502
+
+
+# --- losses that are told late ---------------------------------------------------------------------------------------------------
+
+
+def leave_at_once(sock: socket.socket) -> None:
+    """With RST, and no word of TLS."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize("answer", [GOOD_101, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxx"], ids=["101", "200"])
+async def test_who_is_lost_in_the_moment_of_the_answer_leaves_no_seat(answer: bytes) -> None:
+    """Over TLS the loss is told to the protocol that was there before, and a tunnel would wait for it for ever."""
+    yaml = LISTENING + "tunnel: {ping_interval: off}\nrules: [{name: one, per: user, connections: 1}]\n"
+    for _ in range(5):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            async with running(upstreams(f"ws://127.0.0.1:{listener.getsockname()[1]}") + yaml) as run:
+                plain = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", run.port))
+                client = await asyncio.to_thread(client_tls().wrap_socket, plain, server_hostname="game.test")
+                await asyncio.to_thread(client.sendall, upgrade_head())
+                backend, _ = await asyncio.to_thread(listener.accept)
+                assert (await asyncio.to_thread(backend.recv, 65536)).startswith(b"GET / ")
+                leave_at_once(client)
+                backend.sendall(answer)
+                await until(lambda: not run.gate.connections())
+                assert not any(run.gate._store.seats().values())
+                backend.close()
+
+
+async def test_a_backend_that_is_lost_behind_its_101_ends_the_tunnel() -> None:
+    """The same on the other side."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"wss://127.0.0.1:{listener.getsockname()[1]}"
+        async with running(upstreams(url, tls=TRUSTING) + "tunnel: {ping_interval: off}\n") as run, raw_client(run.port) as client:
+            await client.send(upgrade_head())
+            plain, _ = await asyncio.to_thread(listener.accept)
+            backend = await asyncio.to_thread(backend_tls().wrap_socket, plain, server_side=True)
+            assert (await asyncio.to_thread(backend.recv, 65536)).startswith(b"GET / ")
+            backend.sendall(GOOD_101)
+            leave_at_once(backend)
+            await client.rest()
+            await run.quiet()
+
+
+async def test_a_dial_that_is_given_up_in_the_moment_of_its_success_leaves_nothing_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its protocol hears afterwards is nobody's business any more; the fixture sees to it that nothing is complained of."""
+    dialed = []
+    connection_made = _AwaitingAnswer.connection_made
+
+    def give_up(protocol: _AwaitingAnswer, transport: asyncio.BaseTransport) -> None:
+        connection_made(protocol, transport)
+        dialed.append(transport)
+        run.gate._path.stop()
+
+    monkeypatch.setattr(_AwaitingAnswer, "connection_made", give_up)
+    async with waiting_backend(tls=backend_tls()) as (url, _), running(upstreams(url, tls=TRUSTING)) as run, raw_client(run.port) as client:
+        await client.send(upgrade_head())
+        assert (await client.answer()).status == 503
+        await until(lambda: not run.gate.connections())
+        await until(dialed[0].is_closing)
+        dialed.clear()
+        for _ in range(3):
+            await asyncio.sleep(0)
+            gc.collect()

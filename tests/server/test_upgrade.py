@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from tests.support.raw import KEY, RawClient, raw_client, upgrade_head
 from tests.support.waiting import until
 from tests.wire.streams import encode
 
+HAS_IPV6 = os.path.exists("/proc/net/if_inet6")
 NOWHERE = "ws://127.0.0.1:1"
 SEATS = """
 rules:
@@ -95,6 +97,16 @@ async def test_the_backend_gets_the_clients_own_head_and_who_it_is() -> None:
                 "",
             ]
         )
+
+
+async def test_an_ipv4_client_of_an_ipv6_port_is_known_by_its_ipv4_address() -> None:
+    for listen in ["[::]:0"] if HAS_IPV6 else []:  # a machine may have no IPv6
+        async with waiting_backend() as (url, arrived), running("", upstream=url, listen=listen) as run, raw_client(run.port) as client:
+            await client.send(upgrade_head())
+            async with asyncio.timeout(5):
+                backend = await arrived.get()
+            assert b"\r\nX-Forwarded-For: 127.0.0.1\r\n" in backend.head
+            backend.end()
 
 
 async def test_a_client_cannot_write_what_is_ours_nor_name_it_away() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from proxy.server.linger import Lingering
 from proxy.server.timing_wheel import TICK, TimingWheel
 from proxy.server.tunnel import Initiator, Phase, Surroundings, Tunnel
+from proxy.server.turns import Turns
 from proxy.server.vigil import JITTER, LOOKS, Patience, Rounds, Vigil
 from proxy.wire.frames import FrameWalker, build_close
 from tests.server.test_timing_wheel import Clock
@@ -91,7 +92,8 @@ class Scene:
         self.clock.now += phase
         self.wheel = TimingWheel(self.clock)
         self.rounds = Rounds(self.wheel, patience)
-        self.lingering = Lingering(self.wheel)
+        self.turns = Turns(self.clock)
+        self.lingering = Lingering(self.wheel, self.turns)
         self.client, self.upstream = Wire(), Wire()
         self.ends: list[tuple[float, int, Initiator]] = []
         self.tunnel = Tunnel(
@@ -99,7 +101,7 @@ class Scene:
             (self.upstream, FrameWalker(masked=False)),
             connection="test",
             meters=None,
-            surroundings=Surroundings(self.lingering, self, self.wheel, self.rounds),
+            surroundings=Surroundings(self.lingering, self, self.wheel, self.rounds, self.turns),
         )
         self.began = self.clock.now
         self.tunnel.begin(b"", b"")
@@ -630,7 +632,7 @@ async def test_a_tunnel_that_ends_while_it_begins_is_not_looked_at(scene: Scene)
         (Wire(), FrameWalker(masked=False)),
         connection="test",
         meters=None,
-        surroundings=Surroundings(scene.lingering, scene, scene.wheel, scene.rounds),
+        surroundings=Surroundings(scene.lingering, scene, scene.wheel, scene.rounds, scene.turns),
     )
     tunnel.begin(b"", encode(CLOSE, b"", None))
     assert len(scene.rounds) == 0

@@ -14,6 +14,7 @@ from websockets.protocol import CLIENT, SERVER, Protocol
 from proxy.wire.frames import (
     MAX_CLOSE_REASON,
     TURN,
+    TURN_SIZE,
     CloseCode,
     CloseFrame,
     FrameWalker,
@@ -301,6 +302,8 @@ def test_a_big_payload_is_forwarded_as_it_comes_in(masked: bool) -> None:
     stream = text(masked, b"z" * (16 << 20), 0x82)
     for chunk in cut(stream, list(range(0, len(stream), 1 << 18))):
         assert walker.receive_data(chunk, 0.0) is chunk
+        walker.resume()
+        assert walker.receive_data(b"", 0.0) == b""
         assert walker.held == 0
     assert not walker.in_frame
 
@@ -707,6 +710,36 @@ class TestTurn:
         assert walker.receive_data(text(masked, walker.own_pong, 0x8A) * (TURN + 1), 0.0) == b""
         assert walker.halt is Turn.OVER
         assert walker.controls == TURN
+
+    @pytest.mark.parametrize("shape", ["one frame", "inside a frame", "many frames"])
+    def test_is_over_too_behind_very_many_bytes(self, masked: bool, shape: str) -> None:
+        count = TURN_SIZE // 10_000 + 1
+        stream = text(masked, b"x" * 10_000) * count if shape == "many frames" else text(masked, b"x" * TURN_SIZE)
+        if shape == "inside a frame":
+            stream = stream[:TURN_SIZE]
+        walker = FrameWalker(masked=masked, judge=(judge := Script()))
+        assert walker.receive_data(stream, 1.0) is stream
+        assert walker.halt is Turn.OVER
+        assert walker.attention
+        assert walker.held == 0
+        assert walker.receive_data(stream[:1], 2.0) == b""  # who does not ask for its turn gets none
+        assert walker.held == 1
+        walker.resume()
+        assert not walker.attention
+        assert walker.receive_data(b"", 3.0) == (stream[:1] if shape == "inside a frame" else b"")
+        assert walker.halt is None
+        assert len(judge.asked) == walker.messages == (count if shape == "many frames" else 1)
+
+    def test_is_not_over_behind_fewer_bytes(self, masked: bool) -> None:
+        walker = FrameWalker(masked=masked)
+        stream = text(masked, b"x" * TURN_SIZE)[: TURN_SIZE - 1]
+        assert walker.receive_data(stream, 1.0) is stream
+        assert walker.halt is None
+
+    def test_is_over_behind_very_many_bytes_that_do_not_go_on(self, masked: bool) -> None:
+        walker = FrameWalker(masked=masked, judge=Script(*[Verdict.DROP] * TURN))
+        assert walker.receive_data(text(masked, b"x" * 10_000) * (TURN_SIZE // 10_000 + 1), 1.0) == b""
+        assert walker.halt is Turn.OVER
 
     def test_that_is_over_does_not_end_a_watch(self, masked: bool) -> None:
         walker = FrameWalker(masked=masked)

@@ -4,7 +4,7 @@
 --         c  n:{k}          seats of connections: holder -> how many
 --         m  n:{k} m:{k}    seats of members: holder -> how many; member -> "holder;holder;"
 --         t  u:{k}          a token bucket: "level stamp", stamp in seconds of this server's clock
---         p  p:{k}          a penalty, which is there as long as it lasts
+--         p  p:{k}          a penalty, empty, which is there as long as it lasts
 -- ARGV  holder, check (1: the holder must be listed), ttl of seat keys (seconds), then for each claim its kind and
 --         c  shadow (0 or 1), limit
 --         m  shadow, limit, member
@@ -16,48 +16,67 @@
 --   "D broken retry over holders..."   denied. retry: seconds, "inf" never, "-" unknown; holders: who has seats of the broken claim
 --   "U"                        the holder is not listed: nothing it says counts
 --   "C index"                  a key of this claim holds what is not ours
--- All reading comes before all writing, so an error leaves nothing half done.
+-- All reading comes before all writing, so an error leaves nothing half done. A denial writes nothing but this: a bucket from the future
+-- (this server's clock went back) is stamped anew, or it would stay as it is until the clock is there again.
 
+local MOST_HOLDERS = 1000 -- of one key; it would take as many instances that died in one day
+
+local call, try, find = redis.call, redis.pcall, string.find
 local holder, ttl = ARGV[1], ARGV[3]
 local key, arg = 0, 3
 if ARGV[2] == '1' then
-  if redis.call('HEXISTS', KEYS[1], holder) == 0 then return 'U' end
+  if call('HEXISTS', KEYS[1], holder) == 0 then return 'U' end
   key = 1
 end
 
+-- A holder is 16 hexadecimal digits, and has at least one seat and fewer than a thousand million.
+-- Comes back: its own seats, those of the others, all that there is; nil for what is not ours.
 local function seats_of(name)
-  local all = redis.pcall('HGETALL', name)
-  if all.err then return nil end
-  local own, others, holders = 0, 0, {}
+  local all = try('HGETALL', name)
+  if all.err or #all > 2 * MOST_HOLDERS then return nil end
+  local own, others = 0, 0
   for i = 1, #all, 2 do
-    local count = tonumber(all[i + 1])
-    if not count then return nil end
-    if all[i] == holder then own = count else others = others + count end
-    holders[#holders + 1] = all[i]
+    local id, count = all[i], all[i + 1]
+    if #count > 9 or not find(count, '^[1-9]%d*$') then return nil end
+    if id == holder then
+      own = tonumber(count)
+    elseif #id == 16 and not find(id, '[^0-9a-f]') then
+      others = others + count
+    else
+      return nil
+    end
   end
-  return own, others, holders
+  return own, others, all
 end
 
+-- Comes back: tokens, and whether they are of a time that is yet to come; nil for what is not ours.
 local function level_of(name, rate, burst, known, now)
-  local state = redis.pcall('GET', name)
+  local state = try('GET', name)
   if not state then return math.min(burst, known) end
   if type(state) ~= 'string' then return nil end
-  local level, stamp = string.match(state, '^(%S+) (%S+)$')
+  local level, stamp = string.match(state, '^(%d[%d.e+-]*) (%d[%d.e+-]*)$')
   level, stamp = tonumber(level), tonumber(stamp)
-  if not level or not stamp then return nil end
+  if not level or not stamp or level == math.huge or stamp == math.huge then return nil end
   local elapsed = now - stamp
   if elapsed > 0 then level = level + elapsed * rate end
-  return math.min(level, burst, known)
+  return math.min(level, burst, known), elapsed < 0
 end
 
 local function penalty_of(name)
-  local left = redis.call('PTTL', name)
+  local left = call('PTTL', name)
   if left == -2 then return 0 end
-  if left == -1 or redis.call('TYPE', name).ok ~= 'string' then return nil end
+  if left == -1 or try('GET', name) ~= '' then return nil end
   return left / 1000
 end
 
-local over, others, levels, writes, now = {}, {}, {}, {}, nil
+local over, others, levels, now = {}, {}, {}, nil
+local counts, members, buckets = {}, {}, {} -- what is to be written
+
+local function put(bucket, level)
+  local full = math.min(math.ceil((bucket.burst - level) / bucket.rate * 1000) + 1000, 31536000000)
+  call('SET', bucket.name, string.format('%.17g %.17g', level, now), 'PX', full)
+end
+
 local index = 0
 while arg < #ARGV do
   local kind, shadow, limit = ARGV[arg + 1], ARGV[arg + 2] == '1', tonumber(ARGV[arg + 3])
@@ -66,15 +85,17 @@ while arg < #ARGV do
   if kind == 't' then
     local burst = tonumber(ARGV[arg + 4])
     if not now then
-      local time = redis.call('TIME')
-      now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+      local time = call('TIME')
+      now = time[1] + time[2] / 1000000
     end
-    local level = level_of(name, limit, burst, tonumber(ARGV[arg + 5]) or burst, now)
+    local level, is_ahead = level_of(name, limit, burst, tonumber(ARGV[arg + 5]) or burst, now)
     if not level then return 'C ' .. index end
     fits = limit > 0 and level >= 1
+    if fits or (is_ahead and limit > 0) then
+      buckets[#buckets + 1] = {name = name, level = level, rate = limit, burst = burst, taken = fits and 1 or 0, is_ahead = is_ahead}
+    end
     if fits then
       level = level - 1
-      writes[#writes + 1] = {'t', name, level, limit, burst}
     elseif limit <= 0 or burst < 1 then
       retry = 'inf'
     else
@@ -94,17 +115,20 @@ while arg < #ARGV do
     if not own then return 'C ' .. index end
     if kind == 'c' then
       fits = own + elsewhere < limit
-      writes[#writes + 1] = {'c', name, own}
+      counts[#counts + 1], counts[#counts + 2] = name, own
       key, arg = key + 1, arg + 3
     else
-      local members, member = KEYS[key + 2], ARGV[arg + 4]
-      local having = redis.pcall('HGET', members, member)
-      if type(having) == 'table' then return 'C ' .. index end
-      local count = redis.call('HLEN', members)
+      local whom, member = KEYS[key + 2], ARGV[arg + 4]
+      local having = try('HGET', whom, member)
+      if having and (type(having) == 'table' or #having % 17 ~= 0 or having == '' or find(having, '[^0-9a-f;]')) then
+        return 'C ' .. index
+      end
+      local count = call('HLEN', whom)
+      if count > 0 and #holders == 0 then return 'C ' .. index end
       fits = having or count < limit
       elsewhere = count - own
-      if not having or not string.find(having, holder .. ';', 1, true) then
-        writes[#writes + 1] = {'m', name, own, members, member, (having or '') .. holder .. ';'}
+      if not having or not find(having, holder .. ';', 1, true) then
+        members[#members + 1] = {name = name, own = own, whom = whom, member = member, text = (having or '') .. holder .. ';'}
       end
       key, arg = key + 2, arg + 4
     end
@@ -112,28 +136,30 @@ while arg < #ARGV do
   end
   if not fits then
     if not shadow then
-      local marks = #over > 0 and table.concat(over, ',') or '-'
-      return table.concat({'D', index, retry, marks, unpack(holders)}, ' ')
+      for _, bucket in ipairs(buckets) do
+        if bucket.is_ahead then pcall(put, bucket, bucket.level) end
+      end
+      local answer = {'D', index, retry, #over > 0 and table.concat(over, ',') or '-'}
+      for i = 1, #holders, 2 do answer[#answer + 1] = holders[i] end
+      return table.concat(answer, ' ')
     end
     over[#over + 1] = index
   end
   index = index + 1
 end
 
-for _, write in ipairs(writes) do
-  local kind, name = write[1], write[2]
-  if kind == 't' then
-    local level, rate, burst = write[3], write[4], write[5]
-    local full = math.min(math.ceil((burst - level) / rate * 1000) + 1000, 31536000000)
-    redis.call('SET', name, string.format('%.17g %.17g', level, now), 'PX', string.format('%.0f', full))
-  else
-    redis.call('HINCRBY', name, holder, 1)
-    if kind == 'm' then redis.call('HSET', write[4], write[5], write[6]) end
-    if write[3] == 0 then  -- else the holder speaks of this key long before it expires
-      redis.call('EXPIRE', name, ttl)
-      if kind == 'm' then redis.call('EXPIRE', write[4], ttl) end
-    end
+for i = 1, #counts, 2 do
+  call('HINCRBY', counts[i], holder, 1)
+  if counts[i + 1] == 0 then call('EXPIRE', counts[i], ttl) end  -- else the holder speaks of this key long before it expires
+end
+for _, seat in ipairs(members) do
+  call('HINCRBY', seat.name, holder, 1)
+  call('HSET', seat.whom, seat.member, seat.text)
+  if seat.own == 0 then
+    call('EXPIRE', seat.name, ttl)
+    call('EXPIRE', seat.whom, ttl)
   end
 end
+for _, bucket in ipairs(buckets) do put(bucket, bucket.level - bucket.taken) end
 if #levels > 0 then others[#others + 1] = 't ' .. table.concat(levels, ' ') end
-return table.concat({'G', #over > 0 and table.concat(over, ',') or '-', unpack(others)}, ' ')
+return 'G ' .. (#over > 0 and table.concat(over, ',') or '-') .. (#others > 0 and ' ' .. table.concat(others, ' ') or '')

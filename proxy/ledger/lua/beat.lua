@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A heartbeat: the holder's counter goes up, if the holder is still listed.
 --
 -- KEYS  the listing of holders: holder -> heartbeats

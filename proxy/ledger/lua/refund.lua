@@ -2,10 +2,11 @@
 --
 -- KEYS  u:{k}          a token bucket: "level stamp"
 -- ARGV  burst (tokens)
--- Comes back: 1. A bucket that is not there is full.
+-- Comes back: 1. A bucket that is not there is full; one that is not ours stays as it is.
 
-local state = redis.call('GET', KEYS[1])
-local level, stamp = string.match(state or '', '^(%S+) (%S+)$')
+local state = redis.pcall('GET', KEYS[1])
+if type(state) ~= 'string' then return 1 end
+local level, stamp = string.match(state, '^(%d[%d.e+-]*) (%d[%d.e+-]*)$')
 level = tonumber(level)
 if level then
   level = math.min(level + 1, tonumber(ARGV[1]))

@@ -8,55 +8,74 @@
 --                      o, e   the owner's id and the epoch of its ownership, if there is an owner
 --                      w      since when another one wants the bucket from its owner (microseconds)
 --                      i<id>  an instance that has asked lately: "when need slot"; slot: when its turn is to ask again (0: any time)
+--       if whoever asks must be listed: the listing of holders; the mark of a loss of data, which lives for a day from then on
 -- ARGV  1 id   2 prefix of channels: an instance hears on prefix .. id
 --       3 verb: ask | yield (the owner gives the bucket back) | leave (nobody there uses it any more)
---       4 rate (tokens per second)   5 burst (tokens)
---       6 epoch of the ownership that the instance believes in, or ""   7 its level then (tokens)
+--       4 rate (tokens per second)   5 burst (tokens); both 0 if whoever yields knows nothing of the bucket
+--       6 epoch of the ownership that the instance believes in, or ""
+--       7 with an epoch: the level then (tokens); without: tokens that a bucket has at least that began as empty
 --       8 need (tokens; 0: nothing at once)   9 want (tokens, at least need; of an owner: more than 0 if it still uses the bucket)
 --       10 may own: 1 or 0
 --       11 microseconds for which the store is known to have been there; what came before that is not refilled; -1: always
 --       12 microseconds since it lost its data; a bucket that is not here then began as empty; -1: never, and it is full
+--       13 tokens that the bucket has at most, as the instance knows, whatever is found here; -1: it does not know
+--       14 the instance's id as a holder
 -- Comes back as one text:
---   "O level epoch"            the bucket is the instance's own
---   "L tokens retry sharers"   a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances
---   "W retry sharers"          another one owns it and was told; ask again when told, or after so many milliseconds
---   "K"                        done
---   "C"                        the key holds what is not ours
+--   "O level epoch"                the bucket is the instance's own
+--   "L tokens retry sharers left"  a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances;
+--                                  left: tokens that the bucket has now, -1 if that is not known
+--   "W retry sharers"              another one owns it and was told; ask again when told, or after so many milliseconds
+--   "K"                            done
+--   "U"                            the holder is not listed, so the store may have lost its data: nothing was done
+--   "C"                            the key holds what is not ours
 -- Channels carry "y<key>": give the bucket back, and "f<key>": it was given back, ask again.
 
-local SPARE = 0.1           -- seconds: a shared bucket holds so much more, or polls would find nothing where burst is small
+local LATE = 0.25           -- seconds: of a lease and of SPARE together (leased_bucket.py has the same rule)
+local SHORT_SPARE = 0.05    -- seconds: a shared bucket of a small burst holds so much more, or polls would find nothing
 local PACE = 200000         -- microseconds between the questions of an instance that cannot have what it wants; less where burst is small
 local ACTIVE = 2000000      -- microseconds for which an instance counts after it has asked
 local PATIENCE = 150000     -- microseconds until an owner that does not answer has lost the bucket
 local GRACE = 250000        -- microseconds for which a slot is kept after its time
 local FORGET = 10000000     -- microseconds after which an instance's field is removed
 local OWNED_TTL = 86400000  -- milliseconds
+local MARK_TTL = 86400000   -- milliseconds, of the mark of a loss (rent.py)
+local MOST_FIELDS = 4096    -- more than instances ever leave in a bucket, and fewer than Lua can unpack
+local LARGEST = 2 ^ 53
 
 local key, id, verb = KEYS[1], ARGV[1], ARGV[3]
+if KEYS[2] and verb == 'ask' and redis.call('HEXISTS', KEYS[2], ARGV[14]) == 0 then return 'U' end
 local rate, burst = tonumber(ARGV[4]), tonumber(ARGV[5])
+local SPARE = burst >= rate * LATE and 0 or SHORT_SPARE
 local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)
 local need, want = tonumber(ARGV[8]), tonumber(ARGV[9])
-local known, kept = tonumber(ARGV[11]), tonumber(ARGV[12])
+local known, kept, most = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
 -- what there is
 
-local state = redis.pcall('HGETALL', key)
-if state.err then return 'C' end
+local function number(found)  -- nil for what this script does not write: nan, infinities, negative ones
+  local value = tonumber(found)
+  if value and value >= 0 and value <= LARGEST then return value end
+end
+
+local size = redis.pcall('HLEN', key)
+if type(size) ~= 'number' or size > MOST_FIELDS then return 'C' end
+local state = redis.call('HGETALL', key)
 local level, stamp, owner, epoch, wanted
 local others, stale = {}, {}
 for i = 1, #state, 2 do
   local name, value = state[i], state[i + 1]
-  if name == 'l' then level = tonumber(value)
-  elseif name == 's' then stamp = tonumber(value)
-  elseif name == 'o' then owner = value
+  if name == 'o' then owner = value
   elseif name == 'e' then epoch = value
-  elseif name == 'w' then wanted = tonumber(value)
+  elseif name == 'l' or name == 's' or name == 'w' then
+    local found = number(value)
+    if not found then return 'C' end
+    if name == 'l' then level = found elseif name == 's' then stamp = found else wanted = found end
   elseif string.sub(name, 1, 1) == 'i' then
     local at, its_need, slot = string.match(value, '^(%S+) (%S+) (%S+)$')
-    at, its_need, slot = tonumber(at), tonumber(its_need), tonumber(slot)
-    if not slot then return 'C' end
+    at, its_need, slot = number(at), number(its_need), number(slot)
+    if not (at and its_need and slot) then return 'C' end
     if at > now or at + FORGET < now and slot + GRACE < now then
       stale[#stale + 1] = name
     elseif name ~= 'i' .. id then
@@ -67,9 +86,9 @@ for i = 1, #state, 2 do
     end
   else return 'C' end
 end
-if #state > 0 and not (level and stamp) then return 'C' end
+if #state > 0 and not (level and stamp) or not owner ~= not epoch then return 'C' end
 
-local function text(number) return string.format('%.17g', number) end
+local function text(value) return string.format('%.17g', value) end
 local function tell(to, word) redis.call('PUBLISH', ARGV[2] .. to, word .. key) end
 
 local function store(fields, ttl)
@@ -80,6 +99,7 @@ end
 local function note(slot) return {'i' .. id, string.format('%.0f %s %.0f', now, text(need), slot)} end
 
 local function until_full()
+  if rate <= 0 then return OWNED_TTL end
   return math.min(((burst - level) / rate + SPARE) * 1000 + 15000, 31536000000)
 end
 
@@ -104,11 +124,11 @@ if mine and verb == 'ask' and not wanted then
   redis.call('PEXPIRE', key, OWNED_TTL)
   return table.concat({'O', ARGV[7], epoch}, ' ')
 elseif mine then
-  release(tonumber(ARGV[7]))
+  release(number(ARGV[7]) or 0)
 elseif owner == id then
   release(0)  -- it was told so, but never heard it: nobody knows what is left
 elseif owner and verb == 'ask' then
-  if want == 0 then return 'L 0 0 ' .. sharers end
+  if want == 0 then return table.concat({'L 0 0', sharers, -1}, ' ') end
   if not wanted or wanted > now then wanted = now end
   if now - wanted < PATIENCE then
     tell(owner, 'y')
@@ -116,8 +136,8 @@ elseif owner and verb == 'ask' then
     return table.concat({'W', math.ceil((PATIENCE - now + wanted) / 1000) + 1, math.max(sharers, 2)}, ' ')
   end
   release(0)
-elseif owner then
-  return 'K'
+elseif owner or verb == 'yield' and (level or ARGV[6] == '') then
+  return 'K'  -- somebody else has it, or it was given back before, or is gone
 end
 
 -- nobody owns it
@@ -125,14 +145,17 @@ end
 local capacity = burst
 if sharers > 1 then capacity = burst + rate * SPARE end
 if not level then
-  if ARGV[6] ~= '' then level = math.min(tonumber(ARGV[7]), burst)
+  local left = KEYS[3] and redis.call('PTTL', KEYS[3]) or -1
+  if left >= 0 then kept = math.min(kept < 0 and LARGEST or kept, math.max(0, MARK_TTL - left) * 1000) end
+  if ARGV[6] ~= '' then level = math.min(number(ARGV[7]) or 0, burst)
   elseif kept < 0 then level = burst
-  else level = math.min(burst, math.max(1, rate * kept / 1000000)) end
+  else level = math.min(burst, math.max(tonumber(ARGV[7]), rate * kept / 1000000)) end
 else
   local elapsed = math.max(0, now - stamp)
   if known >= 0 then elapsed = math.min(elapsed, known) end
   level = math.min(capacity, level + elapsed * rate / 1000000)
 end
+if most >= 0 then level = math.min(level, most) end
 
 if verb ~= 'ask' then
   redis.call('HDEL', key, 'i' .. id, unpack(stale))
@@ -140,7 +163,7 @@ if verb ~= 'ask' then
     store(note(0), until_full())
     return 'K'
   end
-  if level >= burst and sharers == 1 then redis.call('DEL', key) else store({}, until_full()) end
+  if level >= burst and rate > 0 and sharers == 1 then redis.call('DEL', key) else store({}, until_full()) end
   return 'K'
 end
 if #stale > 0 then redis.call('HDEL', key, unpack(stale)) end
@@ -153,7 +176,7 @@ if ARGV[10] == '1' and sharers == 1 and (want > 0 or ARGV[6] ~= '') then
 end
 if want == 0 then
   store({}, until_full())
-  return 'L 0 0 ' .. sharers
+  return table.concat({'L 0 0', sharers, text(level)}, ' ')
 end
 
 local before = string.match(redis.call('HGET', key, 'i' .. id) or '', ' (%S+)$')
@@ -176,7 +199,7 @@ if level - ahead + 0.000001 >= need then
 end
 local slot = 0
 if granted < want or granted == 0 then
-  slot = now + math.max(pace, (ahead + need - level) / rate * 1000000)
+  slot = math.min(now + math.max(pace, (ahead + need - level) / rate * 1000000), LARGEST)
 end
 store(note(slot), until_full())
-return table.concat({'L', text(granted), slot > 0 and math.ceil((slot - now) / 1000) + 1 or 0, sharers}, ' ')
+return table.concat({'L', text(granted), slot > 0 and math.ceil((slot - now) / 1000) + 1 or 0, sharers, text(level)}, ' ')

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The truth about some seats of one holder: how many connections it has under a key, whether it has a member or not. Heals whatever
 -- was lost on the way, and is how seats are given back.
 --
@@ -26,11 +27,29 @@ for i = 5, 4 + former_ids do
   is_former[ARGV[i]] = true
 end
 
+
+-- What is not ours gets nothing written to it, not even how long it lives. Any other error is everybody's.
+local NOT_OURS, checked = 'not ours', {}
+local function is_foreign(problem)
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true) or string.find(text, NOT_OURS, 1, true)
+end
+
+local function check(name)
+  if checked[name] then return end
+  local all = redis.call('HGETALL', name)
+  for i = 1, #all, 2 do
+    if #all[i] ~= 16 or string.find(all[i], '[^0-9a-f]') or not string.find(all[i + 1], '^%d+$') then error(NOT_OURS) end
+  end
+  checked[name] = true
+end
+
 local function tell_count(name, count)
   if count == '0' then
     redis.call('HDEL', name, holder, unpack(former))
     return
   end
+  check(name)
   if #former > 0 then redis.call('HDEL', name, unpack(former)) end
   redis.call('HSET', name, holder, count)
   redis.call('EXPIRE', name, ttl)
@@ -42,6 +61,8 @@ end
 
 local function tell_member(name, members, wanted, member)
   local before = redis.call('HGET', members, member) or ''
+  if #before % 17 ~= 0 or string.find(before, '[^0-9a-f;]') then error(NOT_OURS) end
+  if wanted then check(name) end
   local after, had = {}, false
   for id in string.gmatch(before, '[^;]+') do
     if id == holder then
@@ -64,12 +85,6 @@ local function tell_member(name, members, wanted, member)
     redis.call('EXPIRE', name, ttl)
     redis.call('EXPIRE', members, ttl)
   end
-end
-
--- What is not ours lets the first command about it fail, before anything was written. Any other error is everybody's.
-local function is_foreign(problem)
-  local text = type(problem) == 'table' and problem.err or tostring(problem)
-  return string.find(text, 'WRONGTYPE', 1, true) or string.find(text, 'not an integer', 1, true)
 end
 
 local foreign, index, arg = {}, 0, 4 + former_ids
