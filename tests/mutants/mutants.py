@@ -7,6 +7,6 @@ each row costs its tests' time on every run.
 
 from __future__ import annotations
 
-from tests.mutants import ledger, policy, server, shared, top, tunnels, wire
+from tests.mutants import ledger, ordinary, policy, server, shared, top, tunnels, wire
 
-MUTANTS = tuple(mutant for room in (wire, ledger, shared, policy, server, tunnels, top) for mutant in room.MUTANTS)
+MUTANTS = tuple(mutant for room in (wire, ledger, shared, policy, server, ordinary, tunnels, top) for mutant in room.MUTANTS)

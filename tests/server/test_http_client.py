@@ -262,9 +262,14 @@ def blocking_backend() -> Iterator[tuple[str, Callable[[bytes], None]]]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", answer_and_close
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "not seen"])
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
-async def test_an_answer_counts_though_the_body_is_not_taken_any_more(size: int, interim: bytes) -> None:
+async def test_an_answer_counts_though_the_body_is_not_taken_any_more(
+    monkeypatch: pytest.MonkeyPatch, size: int, interim: bytes, seen: bool
+) -> None:
+    if not seen:  # as if it came right behind the look before the write
+        monkeypatch.setattr(http_client, "_has_spoken", lambda _: False)
     with blocking_backend() as (url, answer_and_close):
 
         async def body() -> AsyncIterator[bytes]:
@@ -278,6 +283,35 @@ async def test_an_answer_counts_though_the_body_is_not_taken_any_more(size: int,
             headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test"})
             async with asyncio.timeout(PATIENCE), await client.ask("POST", "/", headers, body(), expects=False) as answer:
                 assert (answer.status, await answer.read()) == (413, b"y" * size)
+
+
+async def test_a_connection_whose_upload_broke_off_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the backend would take for the next request is the rest of this one."""
+
+    class _Breaking(http_client._Attentive):
+        async def write(self, chunk: bytes) -> None:
+            await super().write(chunk)
+            raise ConnectionResetError
+
+    monkeypatch.setattr(http_client, "_Attentive", _Breaking)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"hel"
+
+    async with waiting_backend() as (url, arrived), client_of(url) as client:
+        headers: CIMultiDict[str] = CIMultiDict({"Host": "gate.test", "Content-Length": "5"})
+        asking = asyncio.create_task(client.ask("POST", "/", headers, body(), expects=False))
+        backend = await arrived.get()
+        assert await backend.exactly(3) == b"hel"
+        await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        async with await asking as answer:
+            assert await answer.read() == b"ok"
+        asking = asyncio.create_task(client.ask("GET", "/next", headers, None, expects=False))
+        async with asyncio.timeout(PATIENCE):
+            another = await arrived.get()
+        await another.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        async with await asking as answer:
+            assert answer.status == 204
 
 
 @pytest.mark.parametrize("told", [0, 1_000_000], ids=["chunks", "length"])
