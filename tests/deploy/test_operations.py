@@ -85,7 +85,7 @@ async def _until(address: str, query: str, expected: str) -> None:
                     found: dict[str, Any] = json.loads(await response.text())
                     if [one["value"][1] for one in found["data"]["result"]] == [expected]:
                         return
-            except (aiohttp.ClientError, KeyError):
+            except (aiohttp.ClientError, json.JSONDecodeError, KeyError):
                 pass  # it is not up yet
             await asyncio.sleep(0.05)
 

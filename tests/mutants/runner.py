@@ -26,6 +26,7 @@ OPTIONS = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
 PATIENCE = "8"  # seconds for what is to happen in the end (tests/support/waiting.py): many a mutant is one where it never does
+TESTS_FAILED = 1  # an exit code of pytest's
 CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported
 PRELOADED = (
     *("aiohttp.test_utils", "hypothesis.strategies", "websockets.extensions.permessage_deflate", "websockets.protocol"),
@@ -42,7 +43,22 @@ def run(root: str, file: str, tests: list[str]) -> int:
     os.environ.update(PYTHONPATH=root, PYTHONDONTWRITEBYTECODE="1", WSGATE_TEST_PATIENCE=PATIENCE)
     if file.endswith(".py"):
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    return int(pytest.main([*OPTIONS, f"--basetemp={root}/t", *(str(REPOSITORY / test) for test in tests)]))
+    end = _End()
+    try:
+        return int(pytest.main([*OPTIONS, f"--basetemp={root}/t", *(str(REPOSITORY / test) for test in tests)], plugins=[end]))
+    except ExceptionGroup:
+        if end.status != TESTS_FAILED:
+            raise
+        return TESTS_FAILED  # a test that fails leaves things open, and pytest complains of them when all is over
+
+
+class _End:
+    """A plugin: how the tests themselves ended."""
+
+    status = CANNOT_RUN
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.status = int(exitstatus)
 
 
 def fork(root: str, file: str, tests: list[str]) -> tuple[int, str]:

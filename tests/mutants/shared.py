@@ -85,7 +85,14 @@ SHARED = (
     Mutant("admit_asks_no_listing", ADMIT, "call('HEXISTS', KEYS[1], holder) == 0", "false", FLUSH),
     Mutant("admit_seats_live_for_ever", ADMIT, "if counts[i + 1] == 0 then call('EXPIRE', counts[i], ttl) end", "", EXPIRY),
     Mutant("admit_members_live_for_ever", ADMIT, "    call('EXPIRE', seat.whom, ttl)\n", "", EXPIRY),
-    Mutant("admit_tokens_are_not_taken", ADMIT, "level = level - 1\n", "\n", CONTRACT),
+    Mutant(
+        "admit_tokens_are_not_taken",
+        ADMIT,
+        "put(bucket, bucket.level - bucket.taken)",
+        "put(bucket, bucket.level)",
+        (f"{_REDIS}::TestTokens::test_one_bucket_for_all_instances",),
+    ),
+    Mutant("admit_says_that_more_is_left", ADMIT, "level = level - 1\n", "\n", OUTAGES),
     Mutant(
         "admit_tokens_beyond_the_burst",
         ADMIT,

@@ -21,7 +21,7 @@ from proxy.ledger.memory_store import MemoryStore
 from proxy.policy.identity import Principal
 from proxy.policy.meter import MeterRules, Meters
 from proxy.policy.rules import LEGAL_ON_EXCESS, LEGAL_PER, RATE_QUANTITIES, CloseAfter, OnExcess, Per, Quantity, Rule
-from proxy.wire.frames import CloseFrame, FrameWalker, ProtocolError, Verdict
+from proxy.wire.frames import CloseFrame, FrameWalker, ProtocolError, Turn, Verdict
 from tests.policy.principals import ANN, IDENTIFIER, beside, rule
 from tests.wire.reference import account, read_frames
 from tests.wire.streams import cut, one_by_one, streams
@@ -370,8 +370,9 @@ def through(rules: Sequence[Rule], chunks: Sequence[bytes]) -> tuple[bytes, list
     onward = b""
     for chunk in chunks:
         onward += walker.receive_data(chunk, now)
-        while walker.halt is HOLD:
-            now = max(now, meter.hold_until)
+        while walker.halt is HOLD or walker.halt is Turn.OVER:
+            if walker.halt is HOLD:
+                now = max(now, meter.hold_until)
             walker.resume()
             onward += walker.receive_data(b"", now)
         assert walker.halt is CLOSE or walker.held <= 131
