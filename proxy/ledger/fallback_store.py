@@ -58,9 +58,9 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     own = OwnSeats()
     address = options.address
     link = _open_link(options, events)
-    keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER)
+    keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER, database=address.database)
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
-    commands = RentCommands(options.prefix, secrets.token_hex(8).encode(), keys.listing)
+    commands = RentCommands(options.prefix, secrets.token_hex(8).encode(), keys.listing, keys.channels)
     rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
     subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening, events.deaf)
 

@@ -8,7 +8,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from proxy.ledger.scripts import RENT, Command
+from proxy.ledger.scripts import RENT, Command, channel_word
 
 YIELD: Final = b"y"  # begins a message: somebody else wants the bucket that we own
 LOSS: Final = b"l"  # the name of the mark that the store has lost its data
@@ -92,12 +92,12 @@ RentAnswer = Owned | Leased | Elsewhere | Said
 
 class RentCommands:
     """The commands of one instance. `instance` is its id, `prefix` that of all keys and channels; `listing`: the key of the holders, if
-    whoever asks must be one of them."""
+    whoever asks must be one of them; `channels`: how their names begin."""
 
-    def __init__(self, prefix: str, instance: bytes, listing: Sequence[bytes] = ()) -> None:
+    def __init__(self, prefix: str, instance: bytes, listing: Sequence[bytes] = (), channels: bytes = b"") -> None:
         self._prefix = prefix.encode()
         self._names = self._prefix + b"b:{"
-        self._channels = self._prefix + b"i:"
+        self._channels = channels or self._prefix + channel_word(0)
         self._instance = instance
         self._loss = self._prefix + LOSS
         self._checked = (*listing, self._loss) if listing else ()

@@ -89,17 +89,26 @@ class Refused:
 Answer = Granted | Refused | Conflict
 
 
-class Keys:
-    """Names of keys under a prefix. `listed`: scripts check that the holder is listed, which takes one server for all keys."""
+def channel_word(database: int) -> bytes:
+    """What stands between the prefix and the id in the name of an instance's channel."""
+    return b"i%d:" % database if database else b"i:"
 
-    def __init__(self, prefix: str, *, listed: bool) -> None:
+
+class Keys:
+    """Names of keys under a prefix. `listed`: scripts check that the holder is listed, which takes one server for all keys.
+
+    `database`: its number, which is a part of the channels' names, since these are not of one database as keys are.
+    """
+
+    def __init__(self, prefix: str, *, listed: bool, database: int = 0) -> None:
         text = prefix.encode()
         self.holders = text + b"h"
         self._counts = text + b"n:{"
         self._members = text + b"m:{"
         self._tokens = text + b"u:{"
         self._penalties = text + b"p:{"
-        self._channels = _SPECIAL.sub(rb"\\\1", text) + b"i:*"
+        self.channels = text + channel_word(database)
+        self._listeners = _SPECIAL.sub(rb"\\\1", self.channels) + b"*"
         self.listing = (self.holders,) if listed else ()
         self.check = b"1" if listed else b"0"
 
@@ -157,7 +166,7 @@ class Keys:
         return REAP.call(names, holder, cursor, REAP_COUNT)
 
     def join(self, holder: bytes, *, count_listeners: bool) -> Command:
-        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL, self._channels if count_listeners else b"")
+        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL, self._listeners if count_listeners else b"")
 
     def probe(self) -> Command:
         return PROBE.call((self.holders,))

@@ -15,7 +15,7 @@ from proxy.ledger import fallback_store
 from proxy.ledger.scripts import Keys
 from proxy.ledger.store import Claim, Denial, StoreState
 from tests.ledger.instances import HEALED, PATIENCE, Instance, address_of, instance, seats_in, the_server_has
-from tests.ledger.store_contract import ask, denied, granted, member, seat, token
+from tests.ledger.store_contract import ask, denied, granted, member, seat, token, took
 from tests.support.cuttable import cuttable
 from tests.support.redis_servers import Flavour, RedisServer, redis_server
 from tests.support.waiting import eventually, until
@@ -256,6 +256,23 @@ async def test_who_comes_to_others_and_after_them_decides_at_once(server: RedisS
 def test_a_prefix_with_special_characters_is_a_pattern_of_itself() -> None:
     assert Keys("a*[b]?^-\\:", listed=True).join(b"me", count_listeners=True)[-1] == rb"a\*\[b\]\?\^\-\\:i:*"
     assert Keys("a", listed=True).join(b"me", count_listeners=False)[-1] == b""
+
+
+async def listeners(server: RedisServer) -> object:
+    return await server.ask("PUBSUB", "CHANNELS", "test:*")
+
+
+async def test_who_listens_in_another_database_was_not_forgotten_in_this() -> None:
+    """Channels are of the whole server."""
+    async with redis_server() as server, instance(replace(address_of(server), database=1)):
+        await eventually(lambda: listeners(server))
+        before = time.monotonic()
+        async with instance(address_of(server)) as first:
+            assert first.store.state is StoreState.UP
+            assert StoreState.HEALING not in first.heard.states
+            assert time.monotonic() - before < 1.0
+            bucket = first.store.open_bucket(b"k", 1.0, 30.0, time.monotonic())
+            assert await took(bucket, 30)
 
 
 # --- rights and settings ------------------------------------------------------------------------------------------------------------------
