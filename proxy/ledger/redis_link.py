@@ -229,13 +229,14 @@ class RedisLink:
         raise StoreDown(why, outcome_known=True)
 
     async def _prepare(self, connection: Connection) -> None:
-        """Load the scripts, and look whether the server may throw keys away."""
+        """Load the scripts, and look whether the server may throw keys away. Raises StoreDown if it answers what no Redis would."""
         from redis.exceptions import ResponseError
 
         commands: list[Command] = [(b"SCRIPT", b"LOAD", script.source) for script in SCRIPTS]
         await connection.send_packed_command([pack([*commands, MEMORY])], check_health=False)
-        for _ in commands:
-            await connection.read_response()
+        for script in SCRIPTS:
+            if await connection.read_response() != script.digest:
+                raise StoreDown("it does not answer as Redis does", outcome_known=True)
         try:
             memory = await connection.read_response()
         except ResponseError:

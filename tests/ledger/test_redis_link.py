@@ -175,7 +175,10 @@ async def test_whoever_speaks_something_else_is_never_believed(words: bytes) -> 
         writer.close()
 
     async with impostor(talk) as address, linked(address) as link:
+        believed: list[bool] = []
+        link.up = believed.append
         await until(lambda: asked >= 2, PATIENCE)
+        assert not believed
         assert not link.is_usable
         assert "\n" not in link.reason
 

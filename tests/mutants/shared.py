@@ -274,6 +274,13 @@ SHARED = (
         '        self._in_flight.extend(one for one in batch if one.command[0] != b"PING")\n',
         ("tests/ledger/test_redis_link.py",),
     ),
+    Mutant(
+        "whoever_answers_is_taken_for_redis",
+        REDIS_LINK,
+        "if await connection.read_response() != script.digest:",
+        "if await connection.read_response() is None:",
+        ("tests/ledger/test_redis_link.py::test_whoever_speaks_something_else_is_never_believed",),
+    ),
     # bad days
     Mutant(
         "admit_leaves_a_bucket_in_the_future",

@@ -5,12 +5,12 @@ each of them in a fork of its own (schemata.py): a mutant that is killed takes 2
 
 Those that survive are, but for a few, no mutants of behaviour:
 
-- the first value of what is written before it is read: `pending`, `queued`, `hold_until`, `Drops.cost`, a message's size and fragments (a
-  walker lets no continuation come first), a key that is never looked up;
+- the first value of what is written before it is read: `pending`, `queued`, `hold_until`, `is_stopped`, `Drops.cost`, a message's size and
+  fragments (a walker lets no continuation come first);
 - `>` for `>=` and the like on a quick path, whose other branch asks the slow one, which says the same (`charge`, `_charge_any`), or where
-  both sides are the same number (a level that is exactly the burst, no time that has passed);
+  both sides are the same number (a level that is exactly the burst, no time that has passed), or a key that tells the same apart;
 - a quick path that is never taken (`_is_plain`);
-- a value in a branch that throws it away (`then` where nobody waited, a verdict that is neither DROP nor CLOSE, a penalty of 0).
+- a value in a branch that throws it away (`then` where nobody waited, a verdict that is neither DROP nor CLOSE).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from proxy.ledger.store import Denial
 from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import AdmissionRules, applies
 from proxy.policy.identity import Principal
-from proxy.policy.meter import EARLY, LATE, NO_LIMIT, SOONER, Account, FrameRule, Held, Meter, MeterRules, Meters
+from proxy.policy.meter import EARLY, LATE, NO_LIMIT, SOONER, Account, FrameRule, Held, Meter, MeterRules, Meters, Plan
 from proxy.policy.rules import CloseAfter, Direction, Mode, OnExcess, Per, Quantity, Rule, When
 from proxy.wire.frames import FrameWalker, Opcode, Verdict, build_frame
 from tests.policy.principals import ANN, IDENTIFIER, NOW, beside, legal_pers, rule, unlike
@@ -109,6 +109,23 @@ class TestEveryRuleFires:
             meters = gate.rules.compile(who, gate.store, NOW) or Meters(None, None)
             assert {account.frame_rule.rule.name for meter in meters if meter for account in meter.accounts} == expected
             assert (meters.outward is None) is (who.route != "chat")
+
+    def test_a_rule_about_some_rooms_is_asked_about_each(self) -> None:
+        gate = Gate(rule(MESSAGES, USER, limit=0, when=When(room="r*")))
+        for _ in range(2):
+            assert messages(gate.meter(replace(ANN, room="red")), 1) == [DROP]
+            assert gate.rules.compile(replace(ANN, room="blue"), gate.store, NOW) is None
+
+    def test_what_a_meter_is_made_of_is_worked_out_once(self) -> None:
+        gate = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=100))
+        assert gate.meter().charge(TEXT, 100, NOW) is PASS
+        [one] = gate.rules.frame_rules
+        one.rule = rule(MESSAGE_SIZE, CONNECTION, limit=5)  # who looks at it again sees that 10 bytes are too many
+        assert gate.meter(beside(CONNECTION)).charge(TEXT, 10, NOW) is PASS
+
+    def test_what_is_no_rate_has_neither_bucket_nor_key(self) -> None:
+        [account] = Gate(rule(MESSAGE_SIZE, CONNECTION, limit=5)).meter().accounts
+        assert (account.bucket, account.key) == (None, b"")
 
     def test_mistake_a_per_user_rule_that_never_saw_a_user(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=1))
@@ -1210,6 +1227,43 @@ class TestWaiting:
         assert messages(meter, 1, now=NOW + 1.125) == [PASS]
         assert [(bucket.level, bucket.stamp) for bucket in buckets(meter)] == [(0.0, NOW + 1), (1.0, NOW + 1.125)]
 
+    def test_a_rule_that_would_have_delayed_it_and_did_not_is_charged_when_its_tokens_were_there(self) -> None:
+        gate = Gate(
+            rule(MESSAGES, USER, limit=64, burst=1, on_excess=OnExcess.DELAY),
+            rule(MESSAGES, IP, limit=32, burst=2, on_excess=OnExcess.DELAY, name="ip"),
+        )
+        meter = gate.meter()
+        assert messages(meter, 2) == [PASS, HOLD]  # for the user's, until 1/64
+        assert messages(gate.meter(beside(USER)), 1) == [PASS]  # the last of the address, which has the next one at 2/64
+        assert messages(meter, 1, now=NOW + 4 / 64) == [PASS]
+        assert [(bucket.level, bucket.stamp) for bucket in buckets(meter)] == [(0.0, NOW + 1 / 64), (0.0, NOW + 2 / 64)]
+
+    def test_what_is_due_in_just_the_time_of_a_rounding_is_not_waited_for(self) -> None:
+        early = (NOW + EARLY) - NOW  # in steps that `NOW` has too
+        gate = Gate(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY),
+            rule(MESSAGES, IP, limit=1, burst=1, on_excess=OnExcess.DELAY, name="ip"),
+        )
+        meter = gate.meter()
+        early_one, other = buckets(meter)
+        early_one.level, other.level = 1.0 - early, 0.0
+        assert messages(meter, 1) == [HOLD]
+        assert (early_one.owed, other.owed) == (0.0, 1.0)  # it stands in one line
+        meter.give_up(NOW)
+        other.level = 1.0
+        assert messages(meter, 1) == [PASS]
+
+    def test_who_is_held_for_an_answer_stands_in_no_line_of_that_rule(self) -> None:
+        _, _, meter = asking(
+            rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DROP),
+            rule(MESSAGES, CONNECTION, limit=1, burst=1, on_excess=OnExcess.DELAY, name="own"),
+        )
+        asked, own = buckets(meter)
+        own.level = 0.0
+        assert messages(meter, 1) == [HOLD]
+        assert asked.is_asking
+        assert (asked.owed, own.owed) == (0.0, 1.0)
+
     def test_in_shadow_a_wait_of_just_the_longest_is_no_close(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=1, burst=1, on_excess=OnExcess.DELAY, max_delay=1.0, shadow=True))
         assert messages(gate.meter(), 2) == [PASS, PASS]
@@ -1244,8 +1298,12 @@ class TestEnds:
     def test_without_a_penalty_nobody_is_kept_out(self) -> None:
         gate = Gate(rule(MESSAGES, USER, limit=1, on_excess=OnExcess.CLOSE))
         meter = gate.meter()
+        assert meter.penalty_key is None
         assert messages(meter, 2) == [PASS, CLOSE]
         assert meter.penalty_key is None
+        known = len(gate.store)
+        meter.penalize(gate.store, NOW)
+        assert len(gate.store) == known
 
 
 class TestCosts:
@@ -1268,6 +1326,36 @@ class TestCosts:
     )
     def test_a_frame_costs_what_the_rule_is_about(self, quantity: Quantity, opcode: Opcode, cost: float) -> None:
         assert FrameRule(rule(quantity, USER, limit=1), 0).cost(opcode, 7) == cost
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("one", "is_plain"),
+        [
+            (rule(MESSAGES, USER), True),
+            (rule(MESSAGE_SIZE, CONNECTION), True),
+            (rule(CONTROL_FRAMES, USER), True),  # it is about no first frame
+            (rule(BYTES, USER, on_excess=OnExcess.DROP), False),
+            (rule(MESSAGES, USER, on_excess=OnExcess.DELAY), False),
+            (rule(MESSAGES, USER, shadow=True), False),
+        ],
+    )
+    def test_is_plain_where_a_first_frame_can_only_be_one_too_many_or_too_large(self, one: Rule, is_plain: bool) -> None:
+        assert Plan.of([FrameRule(one, 0)]).is_plain is is_plain
+
+    def test_names_the_places_of_the_rules_and_the_smallest_limits(self) -> None:
+        rules = (
+            rule(BYTES, USER),
+            rule(MESSAGES, USER, shadow=True),
+            rule(MESSAGES, IP),
+            rule(CONTROL_FRAMES, USER),
+            rule(FRAGMENTS, CONNECTION, limit=3),
+            rule(MESSAGE_SIZE, CONNECTION, limit=20),
+            rule(MESSAGE_SIZE, ROUTE, limit=10),
+        )
+        plan = Plan.of([FrameRule(one, order) for order, one in enumerate(rules)])
+        assert plan == Plan((0, 2, 3, 4, 5, 6), (1,), (2,), (3,), (0,), False, 10, 3)
+        assert Plan.of([]) == Plan((), (), (), (), (), True, NO_LIMIT, NO_LIMIT)
 
 
 class TestBesideBytes:
@@ -1378,6 +1466,19 @@ class TestLateOnce:
         assert messages(meter, 1, NOW + 0.02) == [PASS]  # 10 ms late
         assert messages(meter, 1, NOW + 1) == [PASS]
         assert messages(meter, 2, NOW + 1.05) == [PASS, HOLD]
+
+    def test_who_found_all_tokens_there_is_not_late_any_more(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=128, burst=2, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 3) == [PASS, PASS, HOLD]
+        assert messages(meter, 1, NOW + 2 / 128) == [PASS]  # 1/128 late
+        assert messages(meter, 1, NOW + 6 / 128) == [PASS]  # which the full bucket is spared
+        assert messages(meter, 3, NOW + 12 / 128) == [PASS, PASS, HOLD]  # and not again
+
+    def test_who_was_late_an_eighth_of_a_second_ago_is_spared_it_still(self) -> None:
+        meter = Gate(rule(MESSAGES, USER, limit=128, burst=1, on_excess=OnExcess.DELAY)).meter()
+        assert messages(meter, 2) == [PASS, HOLD]
+        assert messages(meter, 1, NOW + 2 / 128) == [PASS]  # 1/128 late
+        assert messages(meter, 3, NOW + 2 / 128 + LATE) == [PASS, PASS, HOLD]
 
     def test_nobody_is_late_when_a_clock_begins(self) -> None:
         meter = Gate(rule(MESSAGES, USER, limit=100, burst=1, on_excess=OnExcess.DELAY)).meter(now=0.0)
