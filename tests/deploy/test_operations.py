@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ def test_the_gate_of_compose_is_a_good_configuration_and_shares_its_limits() -> 
     store = load(str(ROOT / "deploy" / "compose" / "gate.yaml"), COMPOSE_ENVIRON).store
     assert store.address is not None
     assert (store.address.password, store.address.endpoints[0].host) == ("y", "redis")
+
+
+def test_the_front_that_the_gate_of_compose_trusts_comes_from_this_machine_alone() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    trusted = load(str(ROOT / "deploy" / "compose" / "gate.yaml"), COMPOSE_ENVIRON).identity.trusted_proxies
+    assert trusted == (ip_network(network["gateway"]),)
+    assert ip_address(network["gateway"]) in ip_network(network["subnet"])
+    assert all(port.startswith("127.0.0.1:") for port in compose["services"]["gate"]["ports"])
 
 
 def test_compose_names_files_that_are_there_and_stops_no_sooner_than_the_gate_drains() -> None:
