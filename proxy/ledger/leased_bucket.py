@@ -23,7 +23,7 @@ SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills 
 SLACK: Final = 0.02  # seconds: of two questions the second may be so much longer on its way
 PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
-GRACE: Final = 1.0  # tokens that all instances together have alone besides those of leases: for frames that waited for an answer in vain
+GRACE: Final = 1.0  # token that a bucket has alone besides those of its leases: for the frame that waited for an answer in vain
 
 
 class Mode(Enum):
@@ -274,13 +274,16 @@ class LeasedBucket(TokenBucket):
     def go_alone(self, now: float, sharers: int, instances: int) -> None:
         """The store is away: begin with what is left, and fill at one of so many shares of the rate."""
         rate = self.full_rate / max(1, sharers)
-        grace = min(GRACE, self.burst) / max(1, sharers, instances)
-        left = grace if self._left is None else self._left
+        left = self._grace(max(1, sharers, instances)) if self._left is None else self._left
         grown = max(0.0, now - self._grows_from) * rate
         level = min(self.burst, self._available(now) + left + grown)
         self._enter(Mode.ALONE)
         self.rate, self.level, self.stamp = rate, level, now
         self._settle()
+
+    def _grace(self, instances: int) -> float:
+        """Tokens to begin with: GRACE if the burst has so many for each instance, else a share of it, or of the burst if that is less."""
+        return GRACE if self.burst >= GRACE * instances else min(GRACE, self.burst) / instances
 
     def rejoin(self, now: float) -> None:
         """The store is back, or may be."""

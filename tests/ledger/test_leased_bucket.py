@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,23 +287,31 @@ class TestAlone:
         bucket.lease(5.0, 0.0, NOW, NOW)
         assert passed(bucket, 2, NOW) == 2
         landlord.give_up(bucket, NOW)
-        assert passed(bucket, 10, NOW) == 3
+        assert passed(bucket, 10, NOW) == 3 + GRACE
         assert passed(bucket, 50, NOW + 1) == 5
 
     def test_a_lease_that_has_ended_is_not_left(self) -> None:
         bucket, landlord = shared()
         bucket.lease(5.0, 0.0, NOW, NOW)
         landlord.give_up(bucket, NOW + LEASE)
-        assert passed(bucket, 10, NOW + LEASE) == 0
+        assert passed(bucket, 10, NOW + LEASE) == GRACE
 
     @given(st.integers(1, 30), st.floats(0.01, 3.0), st.integers(1, 30))
-    def test_all_instances_together_begin_with_a_token_at_most(self, instances: int, burst: float, sharers: int) -> None:
+    def test_all_instances_together_begin_with_the_burst_at_most_and_with_no_more_than_a_token_each(
+        self, instances: int, burst: float, sharers: int
+    ) -> None:
         total = 0.0
         for _ in range(instances):
             bucket, _ = shared(burst=burst)
             bucket.go_alone(NOW, sharers, instances)
             total += bucket.level
-        assert total <= min(GRACE, burst) + 1e-9
+        assert total <= min(GRACE * instances, burst) + 1e-9
+
+    @pytest.mark.parametrize("instances", [1, 2, 30])
+    def test_where_the_burst_has_a_token_for_each_instance_the_first_message_of_an_outage_passes(self, instances: int) -> None:
+        bucket, _ = shared(burst=30.0)
+        bucket.go_alone(NOW, 1, instances)
+        assert passed(bucket, 3, NOW) == 1
 
     def test_the_only_instance_has_that_token_for_the_frame_that_waited(self) -> None:
         bucket, landlord = shared()
@@ -317,7 +326,7 @@ class TestAlone:
         landlord.is_away = True
         assert bucket.would_pass(1.0, NOW + TIMEOUT)
         assert bucket.mode is Mode.ALONE
-        assert passed(bucket, 9, NOW + TIMEOUT) == 1  # half a token, and half of two
+        assert passed(bucket, 9, NOW + TIMEOUT) == 2  # one token, and half of two
 
     def test_trying_the_store_in_vain_again_and_again_gives_nothing_on_top(self) -> None:
         bucket, landlord = shared(rate=10.0)

@@ -222,9 +222,9 @@ class RatesStory(RuleBasedStateMachine):
             site.silent_since = None
 
     def _excuse(self, seconds: float) -> None:
-        """Somebody had the rate once more for so long, and all together a token for frames that had waited."""
+        """Somebody had the rate once more for so long, and each instance a token for the frame that had waited."""
         self.seconds_excused += seconds
-        self.tokens_excused += 1
+        self.tokens_excused += len(self.sites)
 
     # --- what befalls the server
 
