@@ -179,6 +179,8 @@ class Keeper:
             if self._own.untold:
                 self._enter(StoreState.HEALING, "telling it what is held here")
         await self.teller.everything(own)
+        if self.holders.own != own:
+            return  # a doubt meanwhile: what was told under this id must still move
         await self._forget_former()
         await self._probe()
         if self.holders.own != own:

@@ -189,10 +189,11 @@ class OwnSeats:
                 self._forget(seat)
 
     def untell(self, seats: Iterable[Seat]) -> None:
-        """The store may not have heard it."""
+        """The store may not have heard it, whatever became of the seat meanwhile: what was told of it before may still stand there."""
         for seat in seats:
-            if self._seats.get((seat.key, seat.member)) is seat:
-                self.mark(seat)
+            there = self._seats.setdefault((seat.key, seat.member), seat)
+            there.told = True
+            self.mark(there)
 
     def _forget(self, seat: Seat) -> None:
         self._marked.pop(seat, None)

@@ -70,7 +70,7 @@ class Teller:
 
     async def everything(self, holder: bytes) -> None:
         """Tell what there is to tell, some at a time, until nothing is left. Raises StoreDown, CommandError, Unlisted."""
-        while self._own.untold:
+        while self._own.untold or self._unheard:
             began = time.monotonic()
             answers: list[asyncio.Future[object]] = []
             while self._own.untold and len(answers) < SCRIPTS_AT_ONCE:
@@ -78,9 +78,9 @@ class Teller:
             took = time.monotonic() - began
             for answer in answers:
                 read_told(await answer)
+            if not self._own.untold and self._unheard:
+                await asyncio.wait(self._unheard)  # if one of them was not heard, it is to be told while the old ids are still known
             await asyncio.sleep(min(took, MOST_BREATH))
-        if self._unheard:
-            await asyncio.wait(self._unheard)
 
     def open(self, holder: bytes) -> None:
         """Everything was told under this id."""

@@ -134,6 +134,21 @@ async def test_whoever_moved_meanwhile_is_not_buried() -> None:
         assert await server.ask("HEXISTS", "test:h", other) == 0
 
 
+async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between() -> None:
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port)) as one:
+        await granted(one.store, seat(), member("ann"))
+        keeper, before = one.store._shared.keeper, one.holder
+        link.delay = 0.1  # each way
+        keeper.doubt()
+        await until(lambda: keeper.holders.own not in (before, None), PATIENCE)
+        await until(lambda: one.store._own.untold == 0, PATIENCE)  # it is on its way, under the new id
+        keeper.doubt()
+        link.delay = 0.0
+        await one.up()
+        await the_server_has(server, {"seats": 1, "room": 1})
+        assert list(await server.ask("HGETALL", "test:n:{seats}")) == [(one.holder or b"").decode()]
+
+
 async def test_one_late_heartbeat_is_no_outage() -> None:
     async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), deadline=0.2) as one:
         sent = one.store._shared._link.commands

@@ -125,8 +125,31 @@ def test_what_was_not_heard_is_told_again_as_it_is_then(own: OwnSeats) -> None:
     own.take_marked(ALL)
     own.untell(lost)
     assert to_tell(own) == [(b"seats", None, 0)]
-    own.untell(lost)  # forgotten by now
-    assert own.untold == 0
+
+
+def test_what_was_heard_does_not_hide_that_a_later_word_was_not(own: OwnSeats) -> None:
+    sit(own, seat())
+    sit(own, seat())
+    own.leave(seat())
+    first = own.take_marked(ALL)
+    own.leave(seat())
+    second = own.take_marked(ALL)
+    own.told(first)  # nobody holds it any more: it is forgotten
+    assert len(own) == 0
+    own.untell(second)
+    assert to_tell(own) == [(b"seats", None, 0)]
+    assert len(own) == 0
+
+
+def test_what_was_not_heard_of_a_forgotten_seat_is_told_of_the_one_in_its_place(own: OwnSeats) -> None:
+    sit(own, seat())
+    own.leave(seat())
+    lost = own.take_marked(ALL)
+    own.told(lost)
+    own.reserve(seat())
+    own.untell(lost)
+    assert to_tell(own) == [(b"seats", None, 1)]
+    assert len(own) == 1
 
 
 def test_whoever_comes_back_before_it_was_told_is_told_as_held(own: OwnSeats) -> None:

@@ -2,7 +2,8 @@
 
 What may be admitted beyond a cap is accounted for seat by seat. A seat is *excused* if it was granted by an instance alone, or if its
 instance could not be heard when others had to count it: cut off or standing still for most of a ttl, or when the server forgot
-everything. All others never are more than the cap. When all is whole again the excuses end wherever the cap is kept.
+everything. Whoever is in a room only by excused seats has his place there, so each further tab of his is excused too, until the copy has
+heard that he is gone. All others never are more than the cap. When all is whole again the excuses end wherever the cap is kept.
 
 The times are those of production, ten times as short.
 """
@@ -64,10 +65,15 @@ class Held:
     claims: Ask
     excused: set[bytes]  # keys
 
+    def members(self) -> set[tuple[bytes, bytes]]:
+        """(key, who)"""
+        return {(claim.key, claim.member) for claim in self.claims if isinstance(claim, SeatClaim) and claim.member is not None}
+
 
 @dataclass(eq=False)
 class Site:
-    """One instance, its way to the server, and its connections. `silent_since`: when it was cut off or stood still."""
+    """One instance, its way to the server, and its connections. `silent_since`: when it was cut off or stood still.
+    `parting`: members (key, who) of excused seats that ended, until the server has heard of it."""
 
     one: Instance
     link: Cuttable
@@ -76,6 +82,7 @@ class Site:
     alone: list[Grant] = field(default_factory=list)
     silent_since: float | None = None
     stands_still: bool = False
+    parting: set[tuple[bytes, bytes]] = field(default_factory=set)
 
     def watch(self) -> None:
         """Note which grants it gives alone."""
@@ -92,6 +99,18 @@ class Site:
     def excuse(self) -> None:
         for held in self.held:
             held.excused = {claim.key for claim in held.claims}
+
+    def excused_members(self) -> set[tuple[bytes, bytes]]:
+        """Whom the server may have from here though there was no place for him: (key, who)."""
+        if not self.one.store._own.untold and not self.one.store._shared.keeper.teller._unheard:
+            self.parting.clear()
+        return self.parting | {one for held in self.held for one in held.members() if one[0] in held.excused}
+
+    def end(self, which: int) -> Held:
+        """One connection is over."""
+        held = self.held.pop(which)
+        self.parting |= {one for one in held.members() if one[0] in held.excused}
+        return held
 
     @property
     def is_whole(self) -> bool:
@@ -123,6 +142,7 @@ class Story(RuleBasedStateMachine):
         self.life = AsyncExitStack()
         self.sites: list[Site] = []
         self.dead: set[bytes] = set()
+        self.ghosts: set[tuple[bytes, bytes]] = set()  # whom the dead had excused: the server may have them until they are in the way
         self.runner.run(self._begin())
 
     async def _begin(self) -> None:
@@ -164,15 +184,23 @@ class Story(RuleBasedStateMachine):
     async def _ask(self, site: Site, claims: Ask) -> bool:
         if site.stands_still:
             return False
+        has_his_place = self._only_excused()
         (answer,) = await site.one.store.admit([claims], NOW)
         if isinstance(answer, Grant):
             was_alone = any(answer is one for one in site.alone)
-            site.held.append(Held(answer, claims, {claim.key for claim in claims} if was_alone else set()))
+            held = Held(answer, claims, {claim.key for claim in claims} if was_alone else set())
+            held.excused |= {key for key, who in held.members() & (has_his_place | self._only_excused())}
+            site.held.append(held)
         return isinstance(answer, Grant)
+
+    def _only_excused(self) -> set[tuple[bytes, bytes]]:
+        """Members whom the server may have, by excused seats alone: it asks no more whether there is a place for them."""
+        excused = self.ghosts.union(*(site.excused_members() for site in self.sites))
+        return excused - {one for site in self.sites for held in site.held for one in held.members() if one[0] not in held.excused}
 
     def _leave(self, site: Site, which: int) -> None:
         if site.held and not site.stands_still:
-            site.one.store.release(site.held.pop(which % len(site.held)).grant)
+            site.one.store.release(site.end(which % len(site.held)).grant)
 
     async def nothing(self, _: float) -> None:
         pass
@@ -186,6 +214,7 @@ class Story(RuleBasedStateMachine):
         await site.one.crash()
         site.link.shut()
         self.dead |= {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
+        self.ghosts |= site.excused_members()
         self.sites[who] = await self._come()
         await site.life.aclose()
 
@@ -330,6 +359,19 @@ ANY_TIME = settings(
 
 class TestStory(Story.TestCase):
     settings = settings(ANY_TIME, max_examples=2, stateful_step_count=8)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60)
+def test_who_came_in_by_an_outage_may_come_with_a_second_tab() -> None:
+    story = Story()
+    story.begin()
+    try:
+        there = [(1, [member(who, "room", CAPS["room"])]) for who in "db"]
+        story.turn(crowd=there, event=("freeze", TTL), leavers=[], seconds=TTL)
+        story.turn(crowd=there[:1], event=("nothing", 0.0), leavers=[], seconds=0.0)
+    finally:
+        story.teardown()
 
 
 @pytest.mark.long

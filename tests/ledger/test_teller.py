@@ -9,8 +9,10 @@ import pytest
 
 import proxy.ledger.keeper
 from proxy.ledger.scripts import SEATS_AT_ONCE
+from proxy.ledger.store import StoreDown
 from tests.ledger.instances import PATIENCE, address_of, instance, seats_in, the_server_has
 from tests.ledger.store_contract import granted, member, seat
+from tests.support.cuttable import cuttable
 from tests.support.redis_servers import redis_server
 from tests.support.waiting import until
 
@@ -48,6 +50,32 @@ async def test_what_was_not_heard_is_told_again() -> None:
         server.thaw()
         await until(lambda: len(one.store._own) == 0, PATIENCE)
         assert await server.ask("EXISTS", "test:n:{seats}") == 0
+
+
+async def test_nothing_is_left_under_an_id_of_before_if_only_the_first_of_two_words_was_heard() -> None:
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), ttl=60.0) as one:
+        grants = [await granted(one.store, seat(limit=2)) for _ in range(2)]
+        link.delay = 0.3  # each way: the second word goes out before the first one is answered
+        one.store.release(grants[0])
+        await the_server_has(server, {"seats": 1})
+        one.store.release(grants[1])
+        await server.ask("DEL", "test:h")
+        link.delay = 0.0
+        await the_server_has(server, {})
+        await until(lambda: len(one.store._own) == 0, PATIENCE)
+
+
+async def test_everything_is_told_only_when_what_was_on_its_way_is_heard() -> None:
+    async with redis_server() as server, instance(address_of(server), ttl=60.0, deadline=0.2) as one:
+        grant, holder = await granted(one.store, seat()), one.holder
+        server.freeze()
+        one.store.release(grant)
+        await until(lambda: one.store._own.untold == 0, PATIENCE)  # sent
+        assert holder is not None
+        with pytest.raises(StoreDown):
+            await one.store._shared.keeper.teller.everything(holder)
+        server.thaw()
+        await the_server_has(server, {})
 
 
 async def test_an_id_of_before_has_nothing_any_more_when_all_is_told() -> None:
