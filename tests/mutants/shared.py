@@ -252,6 +252,27 @@ SHARED = (
         "            pass  # the next",
         ("tests/ledger/test_teller.py::test_what_was_not_heard_is_told_again",),
     ),
+    Mutant(
+        "lost_words_of_forgotten_seats_are_not_told_again",
+        OWN_SEATS,
+        "            there.told = True\n            self.mark(there)\n",
+        "            if there.held or there in self._marked:\n                self.mark(there)\n",
+        OWN_TABLE,
+    ),
+    Mutant(
+        "everything_waits_for_nothing_on_its_way",
+        TELLER,
+        "while self._own.untold or self._unheard:",
+        "while self._own.untold:",
+        ("tests/ledger/test_teller.py::test_everything_is_told_only_when_what_was_on_its_way_is_heard",),
+    ),
+    Mutant(
+        "ids_in_doubt_are_forgotten",
+        KEEPER,
+        "        if self.holders.own != own:\n            return  # a doubt meanwhile",
+        "        if False:\n            return  # a doubt meanwhile",
+        ("tests/ledger/test_keeper.py::test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between",),
+    ),
     Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
     Mutant(
         "order_of_a_release_and_a_question",
