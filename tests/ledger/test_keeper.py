@@ -150,7 +150,11 @@ async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_betw
 
 
 async def test_one_late_heartbeat_is_no_outage() -> None:
-    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), deadline=0.2) as one:
+    async with (
+        redis_server() as server,
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port), ttl=6.0, deadline=0.2) as one,
+    ):
         sent = one.store._shared._link.commands
         link.delay = 0.15  # each way: what is asked comes back too late
         await until(lambda: one.store._shared._link.commands > sent, PATIENCE)
