@@ -2,9 +2,10 @@
 
 Owned, it is a token bucket like any other and costs no more, since nobody else has any of it. Shared, its level is 0 and its rate is 0,
 so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end some time after they were
-asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`), and where none comes it is asked for again:
-nothing passes that was not leased. Alone, it is a token bucket again: it begins with what was left (and a share of a token), and fills
-at its share of the rate.
+asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`), and where none comes it is asked for again.
+Nothing passes that was not leased, but for an advance: where an answer is later than answers are, what the bucket would have if it
+were alone passes meanwhile, and is paid back from the answer. Alone, it is a token bucket again: it begins with what was left (and a
+share of a token), and fills at its share of the rate, from the moment when the store was gone.
 
 Pure: the landlord asks the store, and tells what it said.
 """
@@ -35,7 +36,14 @@ class Mode(Enum):
 
 
 class Landlord(Protocol):
-    """Who speaks with the store for a bucket."""
+    """Who speaks with the store for a bucket. `instances`: how many there are. `away_since`: when the store was lost; infinite while it
+    is there."""
+
+    @property
+    def instances(self) -> int: ...
+
+    @property
+    def away_since(self) -> float: ...
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         """Ask for `bucket.need` and `bucket.want`. Calls `bucket.asked`, or `bucket.go_alone` where that is hopeless."""
@@ -56,7 +64,9 @@ class LeasedBucket(TokenBucket):
     """`rate` in tokens per second, more than 0; `burst` in tokens. Born shared, with nothing."""
 
     __slots__ = (
+        "_advance_from",
         "_ask_at",
+        "_debt",
         "_expires",
         "_grows_from",
         "_landlord",
@@ -72,6 +82,7 @@ class LeasedBucket(TokenBucket):
         "deadline",
         "epoch",
         "full_rate",
+        "heard",
         "key",
         "mode",
         "need",
@@ -93,6 +104,8 @@ class LeasedBucket(TokenBucket):
         self._ask_at = 0.0  # no question before, unless it is -inf or past
         self._left: float | None = None  # tokens to begin with alone, besides those of leases; None: a share of GRACE
         self._grows_from = inf  # when that began to grow: since then the store has given nothing
+        self._advance_from = inf  # from then on the answer is later than answers are
+        self._debt = 0.0  # tokens that passed in advance, to be paid back
         self._waiting: list[Callable[[], None]] = []
         self._spare = 0.0 if burst >= rate * LATE else SPARE  # as lua/rent.lua has it
         self._most, self._most_at = inf, 0.0  # tokens that the bucket had at most, and when
@@ -100,6 +113,7 @@ class LeasedBucket(TokenBucket):
         self.deadline = inf  # of the answer that is awaited
         self.question = 0  # that was asked last
         self.epoch = b""
+        self.heard = 0  # the question that made it ours last; of a new bucket: the last one that there was about any
         self.need = 0.0
         self.want = 0.0
         self.sharers = 0  # instances that use it, as the store said last; 0: it has said nothing yet
@@ -165,7 +179,9 @@ class LeasedBucket(TokenBucket):
     def known_at(self, cost: float, now: float) -> float:
         if self.mode is not Mode.SHARED or not self.is_asking or cost > self.burst:
             return now
-        return max(now, min(self.deadline, self._patience))
+        until = min(self.deadline, self._patience)
+        covered_at = self._advance_at(cost, now)
+        return max(now, min(until, covered_at) if covered_at > now else until)
 
     def call_when_known(self, wake: Callable[[], None]) -> None:
         self._waiting.append(wake)
@@ -188,14 +204,28 @@ class LeasedBucket(TokenBucket):
                 return False
         if not self.is_asking and now >= self._ask_at:
             self._ask(cost, cost + ahead, now)
-        return False
+        return now >= self._advance_from and self._is_advanced(cost + ahead, now)
+
+    def _advance_at(self, cost: float, now: float) -> float:
+        """When `cost` passes in advance, if no answer comes; infinite if that never happens."""
+        missing = cost + self.owed - self._available(now) - self._alone_with(self._advance_from)
+        return self._advance_from + max(0.0, missing) / self._alone_rate
+
+    def _is_advanced(self, least: float, now: float) -> bool:
+        """No answer yet: what it would have if it were alone is a lease as well, and a debt."""
+        missing = least - self._available(now)
+        if missing > self._alone_with(now):
+            return False
+        self._debt += missing
+        self._leases.append(_Lease(missing, now + self.lease_time))
+        return True
 
     def _ask(self, need: float, least: float, now: float) -> None:
         """Want twice as much as was used if that was gone too soon, and else as much."""
         was_scarce = now < self._expires or self._ask_at > 0
         used = self._spent * 2 if was_scarce else self._spent
-        self.need = need
-        self.want = min(self.burst + self.full_rate * self._spare, max(least, used))
+        self.need = min(self.burst, need + self._debt) if need else 0.0
+        self.want = min(self.burst + self.full_rate * self._spare, max(least + self._debt, used))
         self._spent = 0.0
         self._landlord.ask(self, now)
 
@@ -217,9 +247,13 @@ class LeasedBucket(TokenBucket):
 
     # --- what the landlord tells
 
-    def asked(self, deadline: float, latest: float, now: float) -> None:
-        """An answer is awaited until `deadline`; frames wait for it, and for those of questions that follow it in vain, until `latest`."""
+    def asked(self, deadline: float, latest: float, now: float, usual: float = inf) -> None:
+        """An answer is awaited until `deadline`; frames wait for it, and for those of questions that follow it in vain, until `latest`.
+
+        `usual`: seconds in which answers come; infinite if nobody knows.
+        """
         self._grows_from = min(self._grows_from, now)
+        self._advance_from = min(self._advance_from, now + usual)
         if self._patience == inf or now > self._patience + PAUSE:
             self._patience = latest
         self.deadline = deadline
@@ -241,7 +275,8 @@ class LeasedBucket(TokenBucket):
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. `left` in the bucket. Only while shared."""
         self._left, self._grows_from = None, inf
         self._most, self._most_at = left, asked_at
-        self.deadline = self._patience = inf
+        self.deadline = self._patience = self._advance_from = inf
+        tokens = self._pay(tokens)
         if tokens > 0:
             self._expires = asked_at + self.lease_time
             self._leases.append(_Lease(tokens, self._expires))
@@ -249,14 +284,20 @@ class LeasedBucket(TokenBucket):
         self._ask_at = now + retry if retry > 0 else 0.0
         self._wake()
 
+    def _pay(self, tokens: float) -> float:
+        """What is left of them when the debt is paid, or as much of it as they can."""
+        paid = min(tokens, self._debt)
+        self._debt -= paid
+        return tokens - paid
+
     def own(self, level: float, epoch: bytes, now: float) -> None:
         """All of it is ours. Of a bucket that went alone meanwhile, no more than it has."""
         if self.mode is Mode.ALONE:
             super().would_pass(0.0, now)
             level = min(level, self.pending)
         self._enter(Mode.OWNED)
-        self.rate, self.level, self.stamp = self.full_rate, level, now
-        self.epoch = epoch
+        self.rate, self.level, self.stamp = self.full_rate, self._pay(level), now
+        self.epoch, self.heard = epoch, int(epoch)
         self.sharers = 1
         self._left, self._grows_from = None, inf
         self._settle()
@@ -271,15 +312,25 @@ class LeasedBucket(TokenBucket):
         self._settle()
         return level
 
-    def go_alone(self, now: float, sharers: int, instances: int) -> None:
-        """The store is away: begin with what is left, and fill at one of so many shares of the rate."""
-        rate = self.full_rate / max(1, sharers)
-        left = self._grace(max(1, sharers, instances)) if self._left is None else self._left
-        grown = max(0.0, now - self._grows_from) * rate
-        level = min(self.burst, self._available(now) + left + grown)
+    def go_alone(self, now: float) -> None:
+        """The store is away: begin with what is left, and fill at a share of the rate."""
+        self._grows_from = min(self._grows_from, self._landlord.away_since)
+        level = min(self.burst, self._available(now) + self._alone_with(now))
+        rate = self._alone_rate
         self._enter(Mode.ALONE)
         self.rate, self.level, self.stamp = rate, level, now
+        self._debt = 0.0
         self._settle()
+
+    @property
+    def _alone_rate(self) -> float:
+        """Tokens per second: one share for each who used it last, or for each who may."""
+        return self.full_rate / max(1, self.sharers or self._landlord.instances)
+
+    def _alone_with(self, now: float) -> float:
+        """Tokens that it would have if it were alone, besides those of leases."""
+        left = self._grace(max(1, self.sharers, self._landlord.instances)) if self._left is None else self._left
+        return min(self.burst, left + max(0.0, now - self._grows_from) * self._alone_rate) - self._debt
 
     def _grace(self, instances: int) -> float:
         """Tokens to begin with: GRACE if the burst has so many for each instance, else a share of it, or of the burst if that is less."""
@@ -298,7 +349,7 @@ class LeasedBucket(TokenBucket):
         return self._most + (now - self._most_at + SLACK) * self.full_rate
 
     def _settle(self) -> None:
-        self.deadline = self._patience = inf
+        self.deadline = self._patience = self._advance_from = inf
         self._ask_at = 0.0
         self._wake()
 

@@ -4,9 +4,9 @@ A bucket is asked for when the first frame is charged to it, never before: who s
 until another instance wants it; that one's question makes the store tell us (`hear`), and we give it back at once. Where we own, no
 message is a question. Whenever the store may have forgotten what we own, all of it is told again.
 
-A question that is not answered in time is asked again: as long as the store is there, nothing passes that it did not give. While it is away
-buckets go on alone, each at its share; once a second it is looked whether that is over. While it is there and is being told anew what we
-hold (it may have lost its data), whoever asks waits for that.
+A question that is not answered in time is asked again: as long as the store is there, nothing passes that it did not give, but for a
+little in advance (LeasedBucket). While it is away buckets go on alone, each at its share; once a second it is looked whether that is
+over. While it is there and is being told anew what we hold (it may have lost its data), whoever asks waits for that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
+from proxy.ledger.answer_times import AnswerTimes
 from proxy.ledger.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.rent import YIELD, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
@@ -64,6 +65,9 @@ class RedisRates:
         self._timeout = timeout
         self._events = events
         self._instances = instances
+        self._number = 0  # of the last question
+        self._answer_times = AnswerTimes()
+        self._away_since = inf
         self._buckets: dict[bytes, LeasedBucket] = {}
         self._idle: OrderedDict[bytes, LeasedBucket] = OrderedDict()
         self._alone: set[LeasedBucket] = set()
@@ -96,6 +100,7 @@ class RedisRates:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = LeasedBucket(key, rate, burst, self)
+            bucket.heard = self._number
         bucket.users += 1
         self._idle.pop(key, None)
         return bucket
@@ -109,13 +114,16 @@ class RedisRates:
         if bucket.users:
             return
         if bucket.mode is Mode.OWNED and self._link.is_usable:
-            self._give_back(bucket, Verb.LEAVE)
-        if bucket.mode is not Mode.SHARED:
-            self._idle[bucket.key] = bucket
-            if len(self._idle) > MAX_IDLE:
-                self._forget(self._idle.popitem(last=False)[1])
+            self._leave(bucket)
+        elif bucket.mode is not Mode.SHARED:
+            self._keep(bucket)
         elif not bucket.is_asking:
             self._forget(bucket)
+
+    def _keep(self, bucket: LeasedBucket) -> None:
+        self._buckets[bucket.key] = self._idle[bucket.key] = bucket
+        if len(self._idle) > MAX_IDLE:
+            self._forget(self._idle.popitem(last=False)[1])
 
     def _forget(self, bucket: LeasedBucket) -> None:
         self._buckets.pop(bucket.key, None)
@@ -125,6 +133,14 @@ class RedisRates:
         self._stop_waiting(bucket)
 
     # --- what buckets want
+
+    @property
+    def instances(self) -> int:
+        return self._instances()
+
+    @property
+    def away_since(self) -> float:
+        return self._away_since
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self._send(bucket, self._question(bucket, now), now)
@@ -138,15 +154,30 @@ class RedisRates:
 
     def _give_up(self, bucket: LeasedBucket, now: float) -> None:
         self._stop_waiting(bucket)
-        instances = self._instances()
-        bucket.go_alone(now, bucket.sharers or instances, instances)
+        self._look_for_store(now)
+        bucket.go_alone(now)
         self._alone.add(bucket)
+
+    def _look_for_store(self, now: float) -> None:
+        self._away_since = inf if self._link.is_usable else min(self._away_since, now)
 
     def _question(self, bucket: LeasedBucket, now: float) -> Rent:
         return replace(self._word(bucket, level=FIRST_MESSAGE), need=bucket.need, want=bucket.want, most=bucket.most(now))
 
     def _word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
-        return Rent(bucket.key, bucket.full_rate, bucket.burst, verb, bucket.epoch, level, may_own=self._hears)
+        if verb is Verb.ASK:
+            self._number += 1
+        return Rent(
+            bucket.key,
+            bucket.full_rate,
+            bucket.burst,
+            verb,
+            bucket.epoch,
+            level,
+            may_own=self._hears,
+            number=self._number,
+            heard=bucket.heard,
+        )
 
     def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
         holder = self.holder() or b""
@@ -158,7 +189,8 @@ class RedisRates:
         except StoreDown:
             self._give_up(bucket, now)
             return
-        bucket.asked(now + self._timeout + BACKSTOP, now + QUESTIONS * self._timeout + OWNER, now)
+        usual = self._answer_times.usual()
+        bucket.asked(now + self._timeout + BACKSTOP, now + QUESTIONS * self._timeout + OWNER, now, usual)
         answer.add_done_callback(partial(self._answered, bucket, word, _Sent(now, bucket.question, holder, is_repeated)))
 
     def _wait_for_healing(self, bucket: LeasedBucket, now: float) -> None:
@@ -168,7 +200,7 @@ class RedisRates:
             self._give_up(bucket, now)
             return
         self._stop_waiting(bucket)
-        bucket.asked(now + left + BACKSTOP, now + left, now)
+        bucket.asked(now + left + BACKSTOP, now + left, now, self._answer_times.usual())
         self._healing[bucket] = self._loop.call_later(left, self._not_healed, bucket)
 
     def _not_healed(self, bucket: LeasedBucket) -> None:
@@ -189,7 +221,9 @@ class RedisRates:
         now = time.monotonic()
         is_awaited = bucket.mode is Mode.SHARED and bucket.question == sent.question
         try:
-            self._take(bucket, sent, read_rent(answer.result()), now)
+            said = read_rent(answer.result())
+            self._answer_times.heard(now - sent.at, now)
+            self._take(bucket, sent, said, now)
         except CommandError as error:
             if is_awaited and error.missing_script and not sent.is_repeated:
                 self._send(bucket, word, now, is_repeated=True)
@@ -261,7 +295,8 @@ class RedisRates:
             if bucket is not None and bucket in self._waits:
                 self._ask_anew(bucket)
         elif bucket is None:
-            self._tell(Rent(key, 0.0, 0.0, Verb.YIELD))  # we were lost for a while, and know nothing of it
+            known = self._number  # whatever was said of it, we may have heard it
+            self._tell(Rent(key, 0.0, 0.0, Verb.YIELD, number=known, heard=known))
         elif bucket.mode is Mode.SHARED and bucket.is_asking:
             self._unwanted.add(bucket)
         else:
@@ -276,6 +311,32 @@ class RedisRates:
             in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
             word = replace(word, want=float(in_use), level=bucket.share(now))
         self._tell(word)
+
+    def _leave(self, bucket: LeasedBucket, *, is_repeated: bool = False) -> None:
+        """Nobody here uses it any more. It stays ours if the store was certainly not told so."""
+        now = time.monotonic()
+        word = replace(self._word(bucket, Verb.LEAVE), level=bucket.share(now))
+        self._forget(bucket)
+        try:
+            answer = self._link.call(self._commands.rent(word, self._knowledge(None, now)))
+        except StoreDown:
+            self._stay(bucket, word)
+        else:
+            answer.add_done_callback(partial(self._left, bucket, word, is_repeated))
+
+    def _left(self, bucket: LeasedBucket, word: Rent, is_repeated: bool, answer: asyncio.Future[object]) -> None:  # noqa: FBT001 -- a callback
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if isinstance(error, CommandError) or (isinstance(error, StoreDown) and error.outcome_known):
+            self._stay(bucket, word)
+            if isinstance(error, CommandError) and error.missing_script and not is_repeated and bucket.mode is Mode.OWNED:
+                self._leave(bucket, is_repeated=True)
+
+    def _stay(self, bucket: LeasedBucket, word: Rent) -> None:
+        if bucket.key not in self._buckets:  # nobody has come back
+            bucket.own(word.level, word.epoch, time.monotonic())
+            self._keep(bucket)
 
     def _tell(self, word: Rent) -> None:
         """Say something to which there is no answer that matters."""
@@ -305,6 +366,7 @@ class RedisRates:
         if self._was_there:
             self._since = now
         self._is_there = self._was_there = True
+        self._away_since = inf
         if lost_data:
             self._lost_at = now
             self._call_away(self._commands.lost())
@@ -350,7 +412,7 @@ class RedisRates:
         except (StoreDown, CommandError, ValueError):
             return
         if isinstance(said, Owned):
-            bucket.epoch = said.epoch
+            bucket.epoch, bucket.heard = said.epoch, int(said.epoch)
         elif said is Said.UNLISTED:
             self.not_listed(holder)  # it is told again when the store knows us
         elif said is Said.CONFLICT:
@@ -363,6 +425,7 @@ class RedisRates:
 
     def sweep(self, now: float) -> None:
         """Called about once a second; bounded work."""
+        self._look_for_store(now)
         self._rejoin(now)
         self._forget_full(now)
         self._refresh(now)
@@ -395,10 +458,12 @@ class RedisRates:
             while self._refresh_due >= 1 and self._to_refresh:
                 self._refresh_due -= 1
                 bucket = self._to_refresh.pop()
-                if bucket.mode is Mode.OWNED and bucket.full_at() <= now and self._link.is_usable:
+                if bucket.mode is not Mode.OWNED or bucket.full_at() > now or not self._link.is_usable:
+                    self._confirm([bucket])
+                elif bucket.users:
                     self._give_back(bucket, Verb.LEAVE)
                 else:
-                    self._confirm([bucket])
+                    self._leave(bucket)
 
     async def stop(self) -> None:
         """Give back what is ours, within FAREWELL seconds."""

@@ -38,6 +38,9 @@ class Rent:
 
     `epoch`: of an ownership, empty for none. `level`: what the bucket had under that epoch; without one, what it has at least if the store
     has lost it. `most`: what it has at most, infinite if that is not known.
+
+    `number`: of the last question about anything, if this is one its own, which is the epoch if the bucket becomes ours. `heard`: the last
+    epoch that may have been heard of; an ownership since was never used.
     """
 
     key: bytes
@@ -50,6 +53,8 @@ class Rent:
     want: float = 0.0
     most: float = inf
     may_own: bool = True
+    number: int = 0
+    heard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,8 @@ class RentCommands:
             _microseconds(knowledge.kept),
             b"-1" if rent.most == inf else _number(max(0.0, rent.most)),
             holder,
+            b"%d" % rent.number,
+            b"%d" % rent.heard,
         )
 
     def lost(self) -> Command:
@@ -141,7 +148,7 @@ def read_rent(reply: object) -> RentAnswer:
     kind, *words = reply.split(b" ")
     match kind, words:
         case b"O", [level, epoch]:
-            return Owned(float(level), epoch)
+            return Owned(float(level), b"%d" % int(epoch))
         case b"L", [tokens, retry, sharers, left]:
             return Leased(float(tokens), float(retry) / 1000, int(sharers), inf if left == b"-1" else float(left))
         case b"W", [retry, sharers]:

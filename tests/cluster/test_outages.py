@@ -22,11 +22,11 @@ from tests.support.waiting import eventually
 
 TTL = 5.0  # seconds, of a holder
 HEAL = 5.0  # seconds from the store's return until all is right again
-ROOM = 100  # guests in a room, which is then full
+ROOM = 100  # guests in a room, which is then full; the same users are in all rooms, each room at another gate
 DELAY = 0.05  # seconds that a frame may be delayed
 RUNS = 5  # short ones; the median of their worst counts
-TALKERS = 20
-BEAT = 0.02  # seconds between two ticks of a talker
+TALKERS = 10  # users who talk in the last two rooms, and so at two gates
+BEAT = 0.02  # seconds between two ticks of a talker, at each gate
 YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s
@@ -35,6 +35,7 @@ routes: [{{name: room, path: "/{{room}}", upstream: game}}]
 rules:
   - {{name: connections, per: room, connections: {ROOM}}}
   - {{name: members, per: room, members: {ROOM}}}
+  - {{name: chat, per: user, messages: 400/s, burst: 400, on_excess: close}}  # four times what a talker says
 """
 RULES = ("connections", "members")
 
@@ -57,7 +58,7 @@ class Hall:
             assert statuses(guests) == {101: ROOM}
 
     def _ask(self, room: int, number: int) -> tuple[int, bytes]:
-        return self.gates[number % len(self.gates)].port, upgrade_head(f"/room-{room}?token=user-{number}")
+        return self.gates[(number + room) % len(self.gates)].port, upgrade_head(f"/room-{room}?token=user-{number}")
 
     async def knock(self, room: int) -> list[Guest]:
         """One new user at each gate."""
@@ -110,6 +111,9 @@ class Hall:
         """Beyond what frames wait without an outage, on a machine that is shared by guests, gates and all who look at them."""
         assert median(self.worst) <= median(self.calm) + DELAY, (self.calm, self.worst)
 
+    def _talkers(self) -> list[Guest]:
+        return [*self.people.inside[-TALKERS:], *self.people.inside[-TALKERS - ROOM : -ROOM]]
+
     @asynccontextmanager
     async def talking(self, slowest: list[float]) -> AsyncIterator[None]:
         over = asyncio.Event()
@@ -121,7 +125,7 @@ class Hall:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), BEAT)
 
-        talkers = [asyncio.create_task(talk(guest)) for guest in self.people.inside[-TALKERS:]]
+        talkers = [asyncio.create_task(talk(guest)) for guest in self._talkers()]
         try:
             yield
         finally:

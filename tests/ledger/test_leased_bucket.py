@@ -18,20 +18,21 @@ SOON = 1.0 / 1024
 
 
 class Landlord:
-    """Remembers what was asked. `is_away`: there is nobody to ask. `instances` there are, `sharers` of them use the bucket."""
+    """Remembers what was asked. `is_away`: there is nobody to ask. Answers come in `usual` seconds."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, float]] = []
         self.is_away = False
-        self.sharers = 2
         self.instances = 2
+        self.away_since = inf
+        self.usual = inf
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self.asked.append((bucket.need, bucket.want))
         if self.is_away:
             self.give_up(bucket, now)
         else:
-            bucket.asked(now + TIMEOUT, now + PATIENCE, now)
+            bucket.asked(now + TIMEOUT, now + PATIENCE, now, self.usual)
 
     def late(self, bucket: LeasedBucket, now: float) -> None:
         if self.is_away:
@@ -40,7 +41,7 @@ class Landlord:
             bucket.unanswered()
 
     def give_up(self, bucket: LeasedBucket, now: float) -> None:
-        bucket.go_alone(now, self.sharers, self.instances)
+        bucket.go_alone(now)
 
 
 def shared(rate: float = 10.0, burst: float = 20.0) -> tuple[LeasedBucket, Landlord]:
@@ -265,6 +266,118 @@ class TestNoAnswer:
         assert bucket.known_at(1.0, NOW + TIMEOUT) == NOW + 0.4
 
 
+class TestAdvance:
+    """An answer is later than answers are: what the bucket had if it were alone passes, and is paid back."""
+
+    USUAL = 0.03
+
+    def late_one(self, rate: float = 10.0, burst: float = 20.0) -> LeasedBucket:
+        bucket, landlord = shared(rate, burst)
+        landlord.usual = self.USUAL
+        assert not bucket.would_pass(1.0, NOW)
+        return bucket
+
+    def test_a_frame_waits_until_the_answer_is_late_and_then_passes(self) -> None:
+        bucket = self.late_one()
+        late = bucket.known_at(1.0, NOW)
+        assert late == NOW + self.USUAL
+        assert not bucket.take(1.0, late - SOON)
+        assert bucket.take(1.0, late)
+        assert bucket.mode is Mode.SHARED
+
+    def test_what_it_would_not_have_alone_waits_until_it_would_and_no_longer_than_for_the_answer(self) -> None:
+        bucket = self.late_one(rate=10.0)
+        late = NOW + self.USUAL
+        assert bucket.take(1.0, late)
+        then = bucket.known_at(0.5, late)
+        assert then == pytest.approx(NOW + 0.1)  # half a token, at half of the rate
+        assert not bucket.take(0.5, then - SOON)
+        assert bucket.take(0.5, then + 1e-9)
+        assert bucket.known_at(5.0, then) == NOW + TIMEOUT
+
+    def test_what_is_owed_to_those_in_line_is_waited_for_first(self) -> None:
+        bucket = self.late_one()
+        bucket.join(1, 1.0)
+        late = NOW + self.USUAL
+        assert bucket.known_at(1.0, NOW) > late
+        assert not bucket.take(1.0, late)
+        assert bucket.due(1.0, late, 1) == late
+
+    @pytest.mark.parametrize("answer", ["lease", "own"])
+    def test_it_is_paid_back_from_the_answer(self, answer: str) -> None:
+        bucket = self.late_one()
+        late = NOW + self.USUAL
+        assert bucket.take(1.0, late)
+        if answer == "lease":
+            bucket.lease(4.0, 0.1, NOW, late)
+        else:
+            bucket.own(4.0, b"1", late)
+        assert passed(bucket, 10, late) == 3
+
+    def test_what_the_answer_does_not_pay_is_asked_for_and_paid_by_the_next_one(self) -> None:
+        bucket, landlord = shared()
+        landlord.usual = self.USUAL
+        assert not bucket.would_pass(1.0, NOW)
+        late = NOW + self.USUAL
+        assert bucket.take(1.0, late)
+        bucket.lease(0.0, 0.5, NOW, late)
+        then = late + 0.5
+        assert not bucket.take(1.0, then)
+        assert landlord.asked[-1] == (2.0, 2.0)
+        assert not bucket.take(1.0, then + self.USUAL)  # the debt stands
+        bucket.lease(2.0, 0.1, then, then + 0.1)
+        assert passed(bucket, 10, then + 0.1) == 1
+
+    def test_it_is_no_gift_to_a_bucket_that_goes_alone(self) -> None:
+        bucket = self.late_one(rate=10.0)
+        late = NOW + self.USUAL
+        assert bucket.take(1.0, late)
+        bucket.go_alone(NOW + TIMEOUT)
+        assert bucket.level == pytest.approx(TIMEOUT * 5.0)
+        bucket.rejoin(NOW + TIMEOUT)
+        assert not bucket.would_pass(2.0, NOW + TIMEOUT)
+
+    def test_an_owner_elsewhere_is_not_waited_for_either(self) -> None:
+        bucket = self.late_one()
+        bucket.put_off(NOW + 0.35, NOW + 0.01)
+        assert bucket.known_at(1.0, NOW + 0.01) == NOW + self.USUAL
+        assert bucket.take(1.0, NOW + self.USUAL)
+
+    def test_where_nobody_knows_how_long_answers_take_it_waits(self) -> None:
+        bucket, _ = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        assert not bucket.would_pass(1.0, NOW + TIMEOUT - SOON)
+        assert bucket.known_at(1.0, NOW) == NOW + TIMEOUT
+
+    @given(
+        st.lists(st.tuples(st.sampled_from(["take", "lease", "own", "late", "alone"]), st.floats(0, 0.2), st.integers(0, 5)), max_size=50)
+    )
+    def test_never_more_passes_than_was_given_and_what_it_would_have_alone(self, steps: list[tuple[str, float, int]]) -> None:
+        bucket, landlord = shared(rate=10.0, burst=5.0)
+        landlord.usual = self.USUAL
+        now, total, given_it = NOW, 0.0, GRACE
+        for kind, pause, number in steps:
+            now += pause
+            if kind == "take":
+                total += passed(bucket, number, now)
+            elif kind == "lease" and bucket.is_asking:
+                bucket.lease(float(number), 0.0, now, now)
+                given_it += number
+            elif kind == "late" and bucket.is_asking:
+                bucket.unanswered()
+            elif kind == "own" and bucket.is_asking:
+                bucket.own(float(number), b"1", now)
+                bucket.would_pass(0.0, now)
+                given_it += number
+                total += passed(bucket, number, now)
+                bucket.share(now)
+            elif kind == "alone" and bucket.mode is Mode.SHARED:
+                bucket.go_alone(now)
+                bucket.rejoin(now)
+                given_it += GRACE  # in each outage
+            assert total <= given_it + (now - NOW) * 10.0 + 1e-6  # an owner is the only one who used it last
+
+
 class TestMost:
     def test_is_unknown_before_the_first_answer(self) -> None:
         assert shared()[0].most(NOW) == inf
@@ -302,20 +415,22 @@ class TestAlone:
     ) -> None:
         total = 0.0
         for _ in range(instances):
-            bucket, _ = shared(burst=burst)
-            bucket.go_alone(NOW, sharers, instances)
+            bucket, landlord = shared(burst=burst)
+            bucket.sharers, landlord.instances = sharers, instances
+            bucket.go_alone(NOW)
             total += bucket.level
         assert total <= min(GRACE * instances, burst) + 1e-9
 
     @pytest.mark.parametrize("instances", [1, 2, 30])
     def test_where_the_burst_has_a_token_for_each_instance_the_first_message_of_an_outage_passes(self, instances: int) -> None:
-        bucket, _ = shared(burst=30.0)
-        bucket.go_alone(NOW, 1, instances)
+        bucket, landlord = shared(burst=30.0)
+        bucket.sharers, landlord.instances = 1, instances
+        bucket.go_alone(NOW)
         assert passed(bucket, 3, NOW) == 1
 
     def test_the_only_instance_has_that_token_for_the_frame_that_waited(self) -> None:
         bucket, landlord = shared()
-        landlord.sharers = landlord.instances = 1
+        landlord.instances = 1
         landlord.is_away = True
         assert passed(bucket, 3, NOW) == GRACE
         assert bucket.known_at(1.0, NOW) == NOW
@@ -327,6 +442,22 @@ class TestAlone:
         assert bucket.would_pass(1.0, NOW + TIMEOUT)
         assert bucket.mode is Mode.ALONE
         assert passed(bucket, 9, NOW + TIMEOUT) == 2  # one token, and half of two
+
+    def test_what_came_since_the_store_was_lost_is_there_for_who_comes_later(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        landlord.is_away, landlord.away_since = True, NOW
+        assert passed(bucket, 30, NOW + 2.0) == 10 + GRACE
+        late, landlord = shared(rate=10.0, burst=20.0)
+        landlord.is_away, landlord.away_since = True, NOW
+        assert passed(late, 30, NOW + 1_000.0) == 20
+
+    def test_what_came_before_it_tried_the_store_again_in_vain_does_not_come_twice(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        landlord.is_away, landlord.away_since = True, NOW
+        assert passed(bucket, 30, NOW + 1.0) == 5 + GRACE
+        bucket.rejoin(NOW + 1.0)
+        landlord.away_since = NOW + 1.2
+        assert passed(bucket, 30, NOW + 2.0) == 5
 
     def test_trying_the_store_in_vain_again_and_again_gives_nothing_on_top(self) -> None:
         bucket, landlord = shared(rate=10.0)
@@ -341,7 +472,7 @@ class TestAlone:
     def test_an_owner_that_is_told_late_gets_no_more_than_it_has_alone(self) -> None:
         bucket, landlord = shared()
         landlord.is_away = True
-        landlord.instances = landlord.sharers = 1
+        landlord.instances = 1
         assert passed(bucket, 3, NOW) == 1
         bucket.own(20.0, b"1", NOW)
         assert passed(bucket, 30, NOW) == 0

@@ -28,8 +28,20 @@ class Tenant:
         self.commands = RentCommands("test:", name)
         self.knowledge = Knowledge()
         self.holder = b""
+        self.number = 0
+        self.heard = 0
 
     async def say(self, rent: Rent) -> RentAnswer:
+        """Questions are numbered, unless the test does so. An ownership is heard of at once."""
+        if rent.number == 0:
+            self.number += rent.verb is Verb.ASK
+            rent = replace(rent, number=self.number, heard=self.heard)
+        said = await self.write(rent)
+        if isinstance(said, Owned):
+            self.heard = int(said.epoch)
+        return said
+
+    async def write(self, rent: Rent) -> RentAnswer:
         async with self._server.client(decode_responses=False) as client:
             await client.script_load(RENT.source)
             return read_rent(await client.execute_command(*self.commands.rent(rent, self.knowledge, self.holder)))
@@ -137,9 +149,29 @@ class TestOwner:
         assert said.tokens == 0
         assert await bob.ask(7.0, may_own=False) == Leased(7.0, 0.0, 1)
 
-    async def test_an_owner_that_never_heard_it_has_nothing(self, ann: Tenant) -> None:
+    async def test_an_owner_that_has_forgotten_it_has_nothing(self, ann: Tenant) -> None:
         await ann.own(10.0)
         await ann.own(0.0)
+
+    @pytest.mark.parametrize("verb", [Verb.ASK, Verb.YIELD])
+    async def test_an_owner_that_never_heard_it_has_spent_nothing(self, ann: Tenant, bob: Tenant, verb: Verb) -> None:
+        """The answer was lost, or the question ran when nobody waited for it any more."""
+        assert await ann.write(replace(ASK, number=7)) == Owned(10.0, b"7")
+        if verb is Verb.ASK:
+            assert await ann.write(replace(ASK, number=8, heard=6)) == Owned(10.0, b"8")
+        else:
+            assert await ann.write(replace(ASK, verb=verb, number=7, heard=6, need=0.0, want=0.0)) is Said.DONE
+            await bob.own(10.0)
+
+    async def test_a_question_that_runs_after_a_later_one_changes_nothing(self, server: RedisServer, ann: Tenant) -> None:
+        assert await ann.write(replace(ASK, number=8)) == Owned(10.0, b"8")
+        for verb in (Verb.ASK, Verb.YIELD, Verb.LEAVE):
+            assert await ann.write(replace(ASK, verb=verb, number=7)) is Said.DONE
+        assert await field(server, "e") == b"8"
+
+    async def test_what_one_that_never_heard_it_gets_is_no_more_than_he_says_it_can_be(self, ann: Tenant) -> None:
+        assert isinstance(await ann.write(replace(ASK, number=7)), Owned)
+        assert await ann.write(replace(ASK, number=8, most=3.0)) == Owned(3.0, b"8")
 
     async def test_one_who_does_not_own_gives_nothing_back(self, ann: Tenant, bob: Tenant) -> None:
         await ann.own()

@@ -112,5 +112,5 @@ async def test_many_seats_are_told_beside_the_work_of_the_loop() -> None:
         watching = asyncio.create_task(watch())
         await until(lambda: one.store._own.untold == 0, PATIENCE)
         watching.cancel()
-        assert longest < 0.01  # some 2 ms; all at once would be 20
+        assert longest < 0.015  # some 2 ms; all at once would be 20 and more
         assert await server.ask("DBSIZE") == 4002  # and who holds them, and that the data was lost

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import count, permutations
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -1061,13 +1062,15 @@ class AskedStore(MemoryStore):
         super().__init__()
         self.asked: list[LeasedBucket] = []
         self.shared: set[bytes] = set()
+        self.instances = 1
+        self.away_since = inf
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
         self.asked.append(bucket)
         bucket.asked(now + DEADLINE, now + DEADLINE, now)
 
     def late(self, bucket: LeasedBucket, now: float) -> None:
-        bucket.go_alone(now, 1, 1)
+        bucket.go_alone(now)
 
     def open_bucket(self, key: bytes, rate: float, burst: float, now: float) -> TokenBucket:
         self.shared.add(key)

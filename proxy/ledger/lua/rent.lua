@@ -5,7 +5,7 @@
 -- bucket and what has come in a lease's time, whatever the instances do; nothing needs to be remembered of a lease.
 --
 -- KEYS  b:{k}, a hash: l, s   level, and its stamp (microseconds of this server's clock)
---                      o, e   the owner's id and the epoch of its ownership, if there is an owner
+--                      o, e   the owner's id and the epoch of its ownership, if there is an owner: the number of the question that made it so
 --                      w      since when another one wants the bucket from its owner (microseconds)
 --                      i<id>  an instance that has asked lately: "when need slot"; slot: when its turn is to ask again (0: any time)
 --       if whoever asks must be listed: the listing of holders; the mark of a loss of data, which lives for a day from then on
@@ -20,12 +20,14 @@
 --       12 microseconds since it lost its data; a bucket that is not here then began as empty; -1: never, and it is full
 --       13 tokens that the bucket has at most, as the instance knows, whatever is found here; -1: it does not know
 --       14 the instance's id as a holder
+--       15 number of the last question that this instance has asked about anything; if this is one: its own   16 the last epoch of this
+--       bucket of which it may have heard
 -- Comes back as one text:
 --   "O level epoch"                the bucket is the instance's own
 --   "L tokens retry sharers left"  a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances;
 --                                  left: tokens that the bucket has now, -1 if that is not known
 --   "W retry sharers"              another one owns it and was told; ask again when told, or after so many milliseconds
---   "K"                            done
+--   "K"                            done, or too late to be done
 --   "U"                            the holder is not listed, so the store may have lost its data: nothing was done
 --   "C"                            the key holds what is not ours
 -- Channels carry "y<key>": give the bucket back, and "f<key>": it was given back, ask again.
@@ -49,6 +51,7 @@ local SPARE = burst >= rate * LATE and 0 or SHORT_SPARE
 local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)
 local need, want = tonumber(ARGV[8]), tonumber(ARGV[9])
 local known, kept, most = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local asked, heard = tonumber(ARGV[15]), tonumber(ARGV[16])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
@@ -86,7 +89,8 @@ for i = 1, #state, 2 do
     end
   else return 'C' end
 end
-if #state > 0 and not (level and stamp) or not owner ~= not epoch then return 'C' end
+local won = number(epoch)
+if #state > 0 and not (level and stamp) or not owner ~= not won then return 'C' end
 
 local function text(value) return string.format('%.17g', value) end
 local function tell(to, word) redis.call('PUBLISH', ARGV[2] .. to, word .. key) end
@@ -103,8 +107,8 @@ local function until_full()
   return math.min(((burst - level) / rate + SPARE) * 1000 + 15000, 31536000000)
 end
 
-local function release(found)
-  level, stamp = found, now
+local function release(found)  -- nil: what it had when it got its owner
+  if found then level, stamp = found, now end
   owner, epoch, wanted = nil, nil, nil
   redis.call('HDEL', key, 'o', 'e', 'w')
   for _, other in ipairs(others) do
@@ -125,8 +129,12 @@ if mine and verb == 'ask' and not wanted then
   return table.concat({'O', ARGV[7], epoch}, ' ')
 elseif mine then
   release(number(ARGV[7]) or 0)
+elseif owner == id and won > asked then
+  return 'K'  -- this ran after a question that was asked later
+elseif owner == id and won > heard then
+  release()  -- it was told so, but never heard it, and so has spent nothing of it
 elseif owner == id then
-  release(0)  -- it was told so, but never heard it: nobody knows what is left
+  release(0)  -- it has forgotten it: nobody knows what is left
 elseif owner and verb == 'ask' then
   if want == 0 then return table.concat({'L 0 0', sharers, -1}, ' ') end
   if not wanted or wanted > now then wanted = now end
@@ -169,7 +177,7 @@ end
 if #stale > 0 then redis.call('HDEL', key, unpack(stale)) end
 
 if ARGV[10] == '1' and sharers == 1 and (want > 0 or ARGV[6] ~= '') then
-  local all, new = math.min(level, burst), string.format('%.0f', now)
+  local all, new = math.min(level, burst), ARGV[15]
   store({'o', id, 'e', new}, OWNED_TTL)
   redis.call('HDEL', key, 'i' .. id)
   return table.concat({'O', text(all), new}, ' ')
