@@ -304,7 +304,7 @@ class TestAdvance:
         assert bucket.due(1.0, late, 1) == late
 
     @pytest.mark.parametrize("answer", ["lease", "own"])
-    def test_it_is_paid_back_from_the_answer(self, answer: str) -> None:
+    def test_it_is_paid_back_from_the_answer_and_once(self, answer: str) -> None:
         bucket = self.late_one()
         late = NOW + self.USUAL
         assert bucket.take(1.0, late)
@@ -313,6 +313,10 @@ class TestAdvance:
         else:
             bucket.own(4.0, b"1", late)
         assert passed(bucket, 10, late) == 3
+        if answer == "own":
+            bucket.share(late)
+        bucket.lease(4.0, 0.1, late, late)
+        assert passed(bucket, 10, late) == 4
 
     def test_what_the_answer_does_not_pay_is_asked_for_and_paid_by_the_next_one(self) -> None:
         bucket, landlord = shared()

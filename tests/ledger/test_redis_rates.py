@@ -355,6 +355,25 @@ async def is_owned(server: RedisServer) -> bool:
     return bool(await server.ask("HGET", BUCKET, "o"))
 
 
+async def test_who_returns_after_he_was_given_back_in_vain_gets_nothing_twice() -> None:
+    """Nobody knows whether the store was told, and here it is forgotten."""
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), deadline=DEADLINE) as one:
+        await one.up()
+        await until(lambda: hears(one), 30.0)
+        user = User(one, rate=SLOW, burst=20.0)
+        assert await user.say_all(5) == 5
+        link.hold()
+        user.leave()
+        await asyncio.sleep(0.05)  # it is on its way
+        link.refuse()
+        await until(lambda: one.store.state is StoreState.DOWN)
+        assert len(one.store) == 0
+        await link.forward()
+        await one.up()
+        assert await is_owned(server)
+        assert await User(one, rate=SLOW, burst=20.0).say_all(20) <= 1
+
+
 async def test_what_could_not_be_given_back_stays_ours() -> None:
     """The queue is full."""
     async with redis_server() as server, instances(1, server, deadline=2.0) as cluster:

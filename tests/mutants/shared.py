@@ -52,6 +52,7 @@ SCOPES = ("tests/ledger/test_scoped_store.py",)
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/leased_bucket.py"
 REDIS_RATES = "proxy/ledger/redis_rates.py"
+ANSWER_TIMES = "proxy/ledger/answer_times.py"
 
 _SCRIPT = "tests/ledger/test_rent.py"
 _TRAFFIC = "tests/ledger/test_redis_rates.py"
@@ -59,6 +60,8 @@ OWNERS = (f"{_SCRIPT}::TestOwner",)
 LEASES = (f"{_SCRIPT}::TestLeases",)
 TROUBLE = (f"{_SCRIPT}::TestTrouble",)
 BUCKET = ("tests/ledger/test_leased_bucket.py",)
+TIMES = ("tests/ledger/test_answer_times.py",)
+FULL = (f"{_TRAFFIC}::test_what_could_not_be_given_back_stays_ours",)
 
 SHARED = (
     # the scripts
@@ -557,8 +560,30 @@ RATES = (
     ),
     Mutant("lease_never_ends", LEASED_BUCKET, "leases[0].expires <= now", "False", BUCKET),
     Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
-    Mutant("alone_at_the_whole_rate", LEASED_BUCKET, "rate = self.full_rate / max(1, sharers)", "rate = self.full_rate", BUCKET),
-    Mutant("alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + left + grown)", "self.burst", BUCKET),
+    Mutant("alone_at_the_whole_rate", LEASED_BUCKET, "self.full_rate / max(1, self.sharers or", "self.full_rate / max(1, 0 and", BUCKET),
+    Mutant(
+        "alone_with_a_fresh_burst", LEASED_BUCKET, "min(self.burst, self._available(now) + self._alone_with(now))", "self.burst", BUCKET
+    ),
+    Mutant(
+        "nothing_came_before_one_who_comes_in_an_outage", LEASED_BUCKET, "min(self._grows_from, self._landlord.away_since)", "now", BUCKET
+    ),
+    Mutant("advance_before_an_answer_is_late", LEASED_BUCKET, "return now >= self._advance_from and", "return", BUCKET),
+    Mutant("advance_is_a_gift", LEASED_BUCKET, "        self._debt += missing\n", "", BUCKET),
+    Mutant("advance_is_paid_for_ever", LEASED_BUCKET, "        self._debt -= paid\n", "", BUCKET),
+    Mutant("advance_of_a_fresh_burst", LEASED_BUCKET, "if missing > self._alone_with(now):", "if missing > self.burst:", BUCKET),
+    Mutant("advance_overtakes_the_line", LEASED_BUCKET, "self._is_advanced(cost + ahead, now)", "self._is_advanced(cost, now)", BUCKET),
+    Mutant("owner_pays_no_debt", LEASED_BUCKET, "self.full_rate, self._pay(level), now", "self.full_rate, level, now", BUCKET),
+    Mutant("debt_is_not_asked_for", LEASED_BUCKET, "min(self.burst, need + self._debt) if need", "need if need", BUCKET),
+    Mutant(
+        "answers_leave_the_next_one_late",
+        LEASED_BUCKET,
+        "self._patience = self._advance_from = inf\n        tokens",
+        "self._patience = inf\n        tokens",
+        BUCKET,
+    ),
+    Mutant("answers_are_late_for_ever", ANSWER_TIMES, "self._before, self._longest = self._longest, 0.0", "pass", TIMES),
+    Mutant("answers_of_a_moment_ago_are_forgotten", ANSWER_TIMES, "max(self._longest, self._before)", "self._longest", TIMES),
+    Mutant("answers_are_late_before_the_first", ANSWER_TIMES, "            return inf\n", "            return SOON\n", TIMES),
     Mutant("waits_for_ever", LEASED_BUCKET, "if self.deadline <= now:", "if False:", BUCKET),
     Mutant(
         "asks_for_every_frame",
@@ -572,8 +597,8 @@ RATES = (
     Mutant(
         "nothing_is_given_back",
         REDIS_RATES,
-        "self._give_back(bucket, Verb.LEAVE)\n        if bucket.mode is not",
-        "pass\n        if bucket.mode is not",
+        "self._leave(bucket)\n        elif bucket.mode is not",
+        "pass\n        elif bucket.mode is not",
         (f"{_TRAFFIC}::test_a_bucket_outlives_its_connections_and_follows_its_user",),
     ),
     Mutant(
@@ -607,7 +632,7 @@ RATES = (
     Mutant("rent_takes_negative_numbers", RENT, "if value and value >= 0 and", "if value and", TROUBLE),
     Mutant("rent_takes_infinite_numbers", RENT, "value >= 0 and value <= LARGEST then", "value >= 0 then", TROUBLE),
     Mutant("rent_reads_any_number_of_fields", RENT, "or size > MOST_FIELDS then", "then", TROUBLE),
-    Mutant("rent_owner_without_an_epoch", RENT, " or not owner ~= not epoch then", " then", TROUBLE),
+    Mutant("rent_owner_without_an_epoch", RENT, " or not owner ~= not won then", " then", TROUBLE),
     Mutant("rent_turn_beyond_all_numbers", RENT, "/ rate * 1000000), LARGEST)", "/ rate * 1000000), 2 ^ 63)", TROUBLE),
     Mutant("rent_divides_by_no_rate", RENT, "  if rate <= 0 then return OWNED_TTL end\n", "", TROUBLE),
     Mutant("rent_forgets_an_empty_bucket", RENT, "if level >= burst and rate > 0 and", "if level >= burst and", TROUBLE),
@@ -618,9 +643,39 @@ RATES = (
     Mutant("rent_no_spare_for_a_small_burst", RENT, "and 0 or SHORT_SPARE", "and 0 or 0", LEASES),
     Mutant("rent_spare_for_every_burst", RENT, "and 0 or SHORT_SPARE", "and SHORT_SPARE or SHORT_SPARE", LEASES),
     Mutant("lease_of_a_small_burst_lives_as_long", LEASED_BUCKET, "return LATE - self._spare", "return LATE", BUCKET),
-    Mutant("grace_for_each_instance", LEASED_BUCKET, "_grace(max(1, sharers, instances))", "_grace(1)", BUCKET),
-    Mutant("grace_for_each_who_never_shared", LEASED_BUCKET, "_grace(max(1, sharers, instances))", "_grace(max(1, sharers))", BUCKET),
-    Mutant("waits_beyond_its_patience", LEASED_BUCKET, "min(self.deadline, self._patience))", "self.deadline)", BUCKET),
+    Mutant("grace_for_each_instance", LEASED_BUCKET, "_grace(max(1, self.sharers, self._landlord.instances))", "_grace(1)", BUCKET),
+    Mutant(
+        "grace_for_each_who_never_shared",
+        LEASED_BUCKET,
+        "_grace(max(1, self.sharers, self._landlord.instances))",
+        "_grace(max(1, self.sharers))",
+        BUCKET,
+    ),
+    Mutant("waits_beyond_its_patience", LEASED_BUCKET, "until = min(self.deadline, self._patience)", "until = self.deadline", BUCKET),
+    Mutant("what_is_left_unheard_is_lost", RENT, "  release()  -- it was told so", "  release(0)  -- it was told so", OWNERS),
+    Mutant("what_was_forgotten_comes_back", RENT, "won > heard then", "won >= heard then", OWNERS),
+    Mutant("late_questions_count", RENT, "won > asked then", "false then", OWNERS),
+    Mutant(
+        "new_buckets_have_heard_nothing",
+        REDIS_RATES,
+        "            bucket.heard = self._number\n",
+        "",
+        (f"{_TRAFFIC}::test_who_returns_after_he_was_given_back_in_vain_gets_nothing_twice",),
+    ),
+    Mutant(
+        "what_was_not_given_back_is_forgotten",
+        REDIS_RATES,
+        "            self._stay(bucket, word)\n        else:",
+        "            pass\n        else:",
+        FULL,
+    ),
+    Mutant(
+        "given_back_in_vain_once",
+        REDIS_RATES,
+        "                self._leave(bucket, is_repeated=True)",
+        "                pass",
+        (f"{_TRAFFIC}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_all_the_same",),
+    ),
     Mutant("patience_is_not_given_back", LEASED_BUCKET, "            self._patience = inf  # nobody", "            pass  # nobody", BUCKET),
     Mutant("knows_less_as_time_goes_by", LEASED_BUCKET, "(now - self._most_at + SLACK) * self.full_rate", "0.0", BUCKET),
     Mutant(
@@ -628,7 +683,7 @@ RATES = (
         REDIS_RATES,
         "        if self._link.is_usable:\n            bucket.unanswered()",
         "        if False:\n            bucket.unanswered()",
-        (f"{_TRAFFIC}::test_a_late_answer_is_asked_for_again_and_nothing_passes_without_one",),
+        (f"{_TRAFFIC}::test_a_late_answer_is_asked_for_again_and_no_more_passes_without_one_than_in_an_outage",),
     ),
     Mutant(
         "nobody_says_that_it_is_not_listed",
