@@ -25,6 +25,7 @@ from proxy.ledger.redis_link import RedisLink
 from proxy.ledger.redis_rates import RedisRates
 from proxy.ledger.redis_store import Asked, RedisStore
 from proxy.ledger.rent import RentCommands
+from proxy.ledger.rent_link import RentLink
 from proxy.ledger.scripts import Keys
 from proxy.ledger.sentinels import Sentinels
 from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
@@ -61,7 +62,8 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
     keys = Keys(options.prefix, listed=address.topology is not Topology.CLUSTER, database=address.database)
     shared = RedisStore(link, keys, own, options.holder_ttl, events)
     commands = RentCommands(options.prefix, secrets.token_hex(8).encode(), keys.listing, keys.channels)
-    rates = RedisRates(link, commands, options.timeout, events, lambda: 1 + len(shared.keeper.holders.listed()))
+    rents = RentLink(link, commands, events)
+    rates = RedisRates(rents, options.timeout, lambda: 1 + len(shared.keeper.holders.listed()))
     subscription = Subscription(address, _locator(address), commands.channel, rates.hear, rates.listening, events.deaf)
 
     def healed(lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
@@ -69,7 +71,7 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
         subscription.start()  # never before we are listed: see lua/join.lua
 
     shared.keeper.doubted, shared.keeper.healed = rates.doubted, healed
-    rates.holder, rates.not_listed = lambda: shared.keeper.holders.own, shared.keeper.not_listed
+    rents.holder, rents.not_listed = lambda: shared.keeper.holders.own or b"", shared.keeper.not_listed
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
+from proxy.ledger.redis_rates import RedisRates
 from proxy.ledger.store import StoreState
 from tests.support.redis_servers import HOST, RedisServer
 from tests.support.waiting import PATIENCE, until
@@ -57,6 +58,15 @@ class Instance:
     @property
     def holder(self) -> bytes | None:
         return self.store._shared.keeper.holders.own
+
+    @property
+    def rates(self) -> RedisRates:
+        return self.store._shared_rates
+
+    @property
+    def name(self) -> bytes:
+        """Under which it owns buckets."""
+        return self.rates.rents._commands._instance
 
     async def up(self, seconds: float = PATIENCE) -> None:
         await until(lambda: self.store.state is StoreState.UP, seconds)

@@ -1,18 +1,26 @@
-"""Users who send messages through instances, as a meter and a tunnel let them, and what they may."""
+"""Users who send messages through instances that share their buckets, as a meter and a tunnel let them, and what they may."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 
 from proxy.ledger.leased_bucket import LeasedBucket
-from tests.ledger.instances import Instance
+from tests.ledger.instances import Instance, address_of, instance
+from tests.support.cuttable import cuttable
+from tests.support.redis_servers import RedisServer
+from tests.support.waiting import until
 
 KEY = b"rule:somebody"
+BUCKET = f"test:b:{{{KEY.decode()}}}"  # where the server has it
 LATE = 0.25  # seconds: what a lease may add to the bound
+SLOW = 1 / 3600  # tokens a second: none in the time of a test
+DEADLINE = 0.2  # seconds: the store's, where it is the real one
+READY = 30.0  # seconds until an instance has found its place, on a busy machine
 
 
 class User:
@@ -64,8 +72,48 @@ class User:
         self._store.close_bucket(self.bucket.key, self.bucket)
 
 
+@asynccontextmanager
+async def instances(count: int, server: RedisServer, deadline: float = DEADLINE) -> AsyncIterator[list[Instance]]:
+    """So many that decide with the store, and hear it."""
+    async with AsyncExitStack() as stack:
+        started = [await stack.enter_async_context(instance(address_of(server), deadline=deadline)) for _ in range(count)]
+        for one in started:
+            await ready(one)
+        yield started
+
+
+@asynccontextmanager
+async def far_instances(count: int, server: RedisServer, seconds: float) -> AsyncIterator[list[Instance]]:
+    """So many that know each other, each at the end of a link whose round trip takes so long."""
+    async with AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(cuttable(server.port)) for _ in range(count)]
+        started = [await stack.enter_async_context(instance(address_of(server, link.port), deadline=DEADLINE)) for link in links]
+        for one in started:
+            await ready(one)
+        for one, link in zip(started, links, strict=True):
+            await knows(one, count)
+            link.delay = seconds / 2
+        yield started
+
+
+async def ready(one: Instance) -> None:
+    """It decides with the store, and hears it."""
+    await one.up()
+    await until(lambda: hears(one), READY)
+
+
+async def knows(one: Instance, count: int) -> None:
+    """So many instances, itself among them."""
+    await until(lambda: one.store._sharers() == count, READY)
+
+
 def hears(one: Instance) -> bool:
-    return one.store._shared_rates._hears
+    return one.rates.rents.may_own
+
+
+async def is_owned(server: RedisServer) -> bool:
+    """Is there an instance that the server takes for the owner?"""
+    return bool(await server.ask("HGET", BUCKET, "o"))
 
 
 def asked(cluster: Sequence[Instance]) -> int:

@@ -285,13 +285,13 @@ class RatesStory(RuleBasedStateMachine):
 
     async def _agrees(self, key: bytes) -> bool:
         """Nobody is alone, and who takes itself for the owner is the one that the server names."""
-        buckets = {site: site.one.store._shared_rates._buckets.get(key) for site in self.sites}
+        buckets = {site: site.one.rates.buckets.get(key) for site in self.sites}
         modes = [bucket.mode for bucket in buckets.values() if bucket is not None]
         owners = [site for site, bucket in buckets.items() if bucket is not None and bucket.mode is Mode.OWNED]
         if Mode.ALONE in modes or len(owners) > 1:
             return False
         named = await self.server.ask("HGET", f"test:b:{{{key.decode()}}}", "o")
-        return not owners or named == owners[0].one.store._shared_rates._commands._instance.decode()
+        return not owners or named == owners[0].one.name.decode()
 
     def teardown(self) -> None:
         if not hasattr(self, "runner"):
@@ -315,8 +315,8 @@ class RatesStory(RuleBasedStateMachine):
             site.one.store.sweep(time.monotonic())
         await asyncio.sleep(0.05)
         owners = [await self.server.ask("HGET", f"test:b:{{{key.decode()}}}", "o") for key in LIMITS]
-        rates = [site.one.store._shared_rates for site in self.sites]
-        return owners == [None] * len(LIMITS) and not any(len(one) + len(one._waits) + len(one._healing) for one in rates)
+        rates = [site.one.rates for site in self.sites]
+        return owners == [None] * len(LIMITS) and not any(len(one) + one.landlord.waiting for one in rates)
 
     async def _close(self) -> None:
         for site in self.sites:

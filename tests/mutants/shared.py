@@ -52,16 +52,22 @@ SCOPES = ("tests/ledger/test_scoped_store.py",)
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/leased_bucket.py"
 REDIS_RATES = "proxy/ledger/redis_rates.py"
+LANDLORD = "proxy/ledger/redis_landlord.py"
+OWN_BUCKETS = "proxy/ledger/own_buckets.py"
+RENT_LINK = "proxy/ledger/rent_link.py"
+BUCKET_TABLE = "proxy/ledger/bucket_table.py"
 ANSWER_TIMES = "proxy/ledger/answer_times.py"
 
 _SCRIPT = "tests/ledger/test_rent.py"
-_TRAFFIC = "tests/ledger/test_redis_rates.py"
+_LANDLORD = "tests/ledger/test_redis_landlord.py"
+_OWN = "tests/ledger/test_own_buckets.py"
+_WORDS = "tests/ledger/test_rent_link.py"
 OWNERS = (f"{_SCRIPT}::TestOwner",)
 LEASES = (f"{_SCRIPT}::TestLeases",)
 TROUBLE = (f"{_SCRIPT}::TestTrouble",)
 BUCKET = ("tests/ledger/test_leased_bucket.py",)
 TIMES = ("tests/ledger/test_answer_times.py",)
-FULL = (f"{_TRAFFIC}::test_what_could_not_be_given_back_stays_ours",)
+FULL = (f"{_OWN}::test_what_could_not_be_given_back_stays_ours",)
 
 SHARED = (
     # the scripts
@@ -596,24 +602,24 @@ RATES = (
     Mutant("overtakes_the_line", LEASED_BUCKET, "if self._available(now) - ahead >= cost:", "if self._available(now) >= cost:", BUCKET),
     Mutant(
         "nothing_is_given_back",
-        REDIS_RATES,
+        OWN_BUCKETS,
         "self._leave(bucket)\n        elif bucket.mode is not",
         "pass\n        elif bucket.mode is not",
-        (f"{_TRAFFIC}::test_a_bucket_outlives_its_connections_and_follows_its_user",),
+        (f"{_OWN}::test_a_bucket_outlives_its_connections_and_follows_its_user",),
     ),
     Mutant(
         "a_wish_that_comes_early_is_lost",
-        REDIS_RATES,
+        LANDLORD,
         "            self._unwanted.add(bucket)\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_a_wish_that_comes_before_the_bucket_is_kept",),
+        (f"{_LANDLORD}::test_a_wish_that_comes_before_the_bucket_is_kept",),
     ),
     Mutant(
         "knows_nothing_of_an_outage",
-        REDIS_RATES,
+        RENT_LINK,
         "            self._lost_at = now\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_who_has_seen_a_loss_of_data_needs_no_mark_of_it",),
+        (f"{_WORDS}::test_who_has_seen_a_loss_of_data_needs_no_mark_of_it",),
     ),
     Mutant("rent_asks_nobody_for_a_listing", RENT, "if KEYS[2] and verb == 'ask'", "if false", TROUBLE),
     Mutant("rent_lists_whoever_gives_back", RENT, "if KEYS[2] and verb == 'ask' and", "if KEYS[2] and", TROUBLE),
@@ -623,10 +629,10 @@ RATES = (
     Mutant("rent_does_not_read_the_mark_of_a_loss", RENT, "if left >= 0 then kept", "if false then kept", TROUBLE),
     Mutant(
         "nobody_marks_a_loss",
-        REDIS_RATES,
+        RENT_LINK,
         "            self._call_away(self._commands.lost())\n",
         "",
-        (f"{_TRAFFIC}::test_one_who_starts_after_a_flush_takes_no_bucket_to_be_full",),
+        (f"{_WORDS}::test_one_who_starts_after_a_flush_takes_no_bucket_to_be_full",),
     ),
     Mutant("rent_takes_nan_for_a_number", RENT, "if value and value >= 0 and value <= LARGEST then", "if value then", TROUBLE),
     Mutant("rent_takes_negative_numbers", RENT, "if value and value >= 0 and", "if value and", TROUBLE),
@@ -658,53 +664,53 @@ RATES = (
     Mutant(
         "new_buckets_have_heard_nothing",
         REDIS_RATES,
-        "            bucket.heard = self._number\n",
+        "            bucket.heard = self.rents.number\n",
         "",
-        (f"{_TRAFFIC}::test_who_returns_after_he_was_given_back_in_vain_gets_nothing_twice",),
+        (f"{_OWN}::test_who_returns_after_he_was_given_back_in_vain_gets_nothing_twice",),
     ),
     Mutant(
         "what_was_not_given_back_is_forgotten",
-        REDIS_RATES,
+        OWN_BUCKETS,
         "            self._stay(bucket, word)\n        else:",
         "            pass\n        else:",
         FULL,
     ),
     Mutant(
         "given_back_in_vain_once",
-        REDIS_RATES,
+        OWN_BUCKETS,
         "                self._leave(bucket, is_repeated=True)",
         "                pass",
-        (f"{_TRAFFIC}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_all_the_same",),
+        (f"{_OWN}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_all_the_same",),
     ),
     Mutant("patience_is_not_given_back", LEASED_BUCKET, "            self._patience = inf  # nobody", "            pass  # nobody", BUCKET),
     Mutant("knows_less_as_time_goes_by", LEASED_BUCKET, "(now - self._most_at + SLACK) * self.full_rate", "0.0", BUCKET),
     Mutant(
         "a_late_answer_makes_it_meter_alone",
-        REDIS_RATES,
-        "        if self._link.is_usable:\n            bucket.unanswered()",
+        LANDLORD,
+        "        if self._rents.is_usable:\n            bucket.unanswered()",
         "        if False:\n            bucket.unanswered()",
-        (f"{_TRAFFIC}::test_a_late_answer_is_asked_for_again_and_no_more_passes_without_one_than_in_an_outage",),
+        (f"{_LANDLORD}::test_a_late_answer_is_asked_for_again_and_no_more_passes_without_one_than_in_an_outage",),
     ),
     Mutant(
         "nobody_says_that_it_is_not_listed",
-        REDIS_RATES,
-        "        self.not_listed(holder)\n        self.late",
+        LANDLORD,
+        "        self._rents.not_listed(holder)\n        self.late",
         "        self.late",
-        (f"{_TRAFFIC}::test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes",),
+        (f"{_LANDLORD}::test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes",),
     ),
     Mutant(
         "asks_without_what_it_knows",
-        REDIS_RATES,
+        RENT_LINK,
         ", most=bucket.most(now))",
         ")",
-        (f"{_TRAFFIC}::test_a_flush_gives_no_first_message_to_those_who_are_known",),
+        (f"{_WORDS}::test_a_flush_gives_no_first_message_to_those_who_are_known",),
     ),
     Mutant(
         "who_gave_a_bucket_back_takes_itself_for_the_only_one",
-        REDIS_RATES,
+        OWN_BUCKETS,
         "            bucket.sharers = max(bucket.sharers, 2)\n",
         "            pass\n",
-        (f"{_TRAFFIC}::test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate",),
+        (f"{_OWN}::test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate",),
     ),
 )
 
