@@ -1,4 +1,4 @@
-"""How an instance asks for shared tokens: late answers, outages, data that is not ours, what comes in the wrong order. On real servers."""
+"""How an instance asks for shared tokens: late answers, outages, data that is not ours, what comes in the wrong order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,179 @@ from statistics import median
 
 import pytest
 
-from proxy.ledger.leased_bucket import Mode
+from proxy.ledger.bucket_table import BucketTable
+from proxy.ledger.leased_bucket import LeasedBucket, Mode
+from proxy.ledger.link import CommandError
+from proxy.ledger.own_buckets import OwnBuckets
+from proxy.ledger.redis_landlord import RedisLandlord
+from tests.ledger.recording_link import recorded
 from tests.ledger.talkers import BUCKET, DEADLINE, KEY, LATE, SLOW, User, asked, excess, far_instances, instances, is_owned, knows
 from tests.support.redis_servers import redis_server
 from tests.support.waiting import eventually, until
+
+
+class Asking:
+    """A landlord of buckets whose store the test is: there, unless it says otherwise."""
+
+    def __init__(self) -> None:
+        self.rents, self.link, self.heard = recorded()
+        self.table = BucketTable()
+        self.landlord = RedisLandlord(self.rents, OwnBuckets(self.table, self.rents), 0.2, lambda: 2)
+        self.table.forgotten = self.landlord.forget
+        self.landlord.healed(time.monotonic())
+
+    def bucket(self, key: bytes = b"rule:key") -> LeasedBucket:
+        """A new one, that has asked for a token if there was anybody to ask."""
+        found = LeasedBucket(key, SLOW, 20.0, self.landlord)
+        self.table.use(found)
+        found.take(1.0, time.monotonic())
+        return found
+
+
+class TestAnswers:
+    async def test_tokens_pass(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        await gate.link.answer(b"L 3 0 2 9")
+        assert [bucket.take(1.0, time.monotonic()) for _ in range(4)] == [True] * 3 + [False]
+        assert bucket.sharers == 2
+
+    async def test_a_script_that_is_missing_twice_is_not_asked_for_a_third_time(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        for _ in range(2):
+            await gate.link.answer(CommandError("NOSCRIPT", missing_script=True))
+        assert gate.link.commands == 2
+        assert bucket.mode is Mode.ALONE
+
+    @pytest.mark.parametrize("reply", [b"nonsense", b"L 1", CommandError("OOM"), b"C"])
+    async def test_with_an_answer_that_is_none_it_goes_on_alone(self, reply: bytes | Exception) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        await gate.link.answer(reply)
+        assert bucket.mode is Mode.ALONE
+        assert gate.heard.conflicts == (["rule"] if reply == b"C" else [])
+
+    async def test_an_answer_after_it_went_alone_gives_no_lease_and_one_that_makes_it_ours_counts(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        bucket.go_alone(time.monotonic())
+        await gate.link.answer(b"L 20 0 2 20")
+        assert bucket.mode is Mode.ALONE
+        second = gate.bucket(b"rule:other")
+        second.go_alone(time.monotonic())
+        await gate.link.answer(b"O 20 1")
+        assert second.mode is Mode.OWNED
+        assert second.level < 1.1  # the grace of one who is alone
+
+    async def test_who_is_not_listed_asks_again_and_it_is_told_under_which_id(self) -> None:
+        gate, unlisted = Asking(), list[bytes]()
+        gate.rents.holder, gate.rents.not_listed = lambda: b"our id", unlisted.append
+        bucket = gate.bucket()
+        await gate.link.answer(b"U")
+        assert unlisted == [b"our id"]
+        assert not bucket.is_asking
+        assert not bucket.take(1.0, time.monotonic())
+        assert gate.link.commands == 2
+
+    async def test_the_answer_to_a_question_of_before_does_not_make_it_ask_or_go_alone(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        gate.landlord.late(bucket, time.monotonic())
+        assert not bucket.take(1.0, time.monotonic())  # asks again
+        await gate.link.answer(CommandError("NOSCRIPT", missing_script=True))
+        assert bucket.mode is Mode.SHARED
+        assert gate.link.commands == 2
+
+    async def test_what_is_wanted_before_it_is_ours_is_given_back_when_it_is(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        gate.landlord.wanted(bucket)
+        assert gate.link.commands == 1
+        await gate.link.answer(b"O 20 1")
+        assert [word["verb"] for word in gate.link.words()] == [b"ask", b"yield"]
+        assert bucket.mode is Mode.SHARED
+
+    async def test_who_waits_for_an_owner_asks_when_it_is_free_or_the_time_is_over(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        await gate.link.answer(b"W 60000 2")
+        assert gate.landlord.waiting == 1
+        gate.landlord.freed(bucket)
+        assert (gate.landlord.waiting, gate.link.commands) == (0, 2)
+        gate.landlord.freed(bucket)  # it does not wait any more
+        assert gate.link.commands == 2
+        await gate.link.answer(b"W 1 2")
+        await until(lambda: gate.link.commands == 3)
+
+    async def test_who_left_while_it_waited_is_forgotten_and_asks_nothing_more(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        await gate.link.answer(b"W 60000 2")
+        gate.table.forget(bucket)
+        assert gate.landlord.waiting == 0
+        gate.landlord.freed(bucket)
+        assert gate.link.commands == 1
+
+
+class TestDoubts:
+    async def test_in_doubt_nothing_is_asked_until_it_is_over(self) -> None:
+        gate = Asking()
+        gate.landlord.doubted()
+        bucket = gate.bucket()
+        assert (gate.landlord.waiting, gate.link.commands) == (1, 0)
+        gate.landlord.healed(time.monotonic())
+        assert gate.landlord.waiting == 0
+        assert not bucket.take(1.0, time.monotonic())
+        assert gate.link.commands == 1
+
+    async def test_a_doubt_that_lasts_is_an_outage_and_who_comes_later_does_not_wait_for_it(self) -> None:
+        gate = Asking()
+        gate.landlord.doubted()
+        bucket = gate.bucket()
+        await until(lambda: bucket.mode is Mode.ALONE)
+        gate.landlord.doubted()  # is no new one
+        late = gate.bucket(b"rule:late")
+        assert late.mode is Mode.ALONE
+        assert (gate.landlord.waiting, gate.link.commands) == (0, 0)
+
+    async def test_an_outage_is_noted_once_and_ends_when_the_store_is_back(self) -> None:
+        gate = Asking()
+        began = time.monotonic()
+        gate.link.is_usable = False
+        for later in (0.0, 5.0):
+            gate.landlord.sweep(began + later)
+            assert gate.landlord.away_since == began
+        assert gate.bucket().mode is Mode.ALONE
+        gate.link.is_usable = True
+        gate.landlord.sweep(began + 9.0)
+        assert gate.landlord.away_since == inf
+
+    async def test_who_is_alone_tries_the_store_again_only_when_it_is_there(self) -> None:
+        gate = Asking()
+        gate.link.is_usable = False
+        bucket = gate.bucket()
+        gate.landlord.sweep(time.monotonic())
+        assert bucket.mode is Mode.ALONE
+        gate.link.is_usable = True
+        gate.landlord.doubted()
+        gate.landlord.sweep(time.monotonic())
+        assert bucket.mode is Mode.ALONE
+        gate.landlord.healed(time.monotonic())
+        assert bucket.mode is Mode.SHARED
+
+    async def test_after_the_end_no_timer_is_left(self) -> None:
+        gate = Asking()
+        gate.bucket()
+        await gate.link.answer(b"W 60000 2")
+        gate.landlord.doubted()
+        gate.bucket(b"rule:late")
+        assert gate.landlord.waiting == 2
+        gate.landlord.stop()
+        assert gate.landlord.waiting == 0
+
+
+# --- on real servers
 
 
 async def test_after_a_flush_a_first_message_waits_until_the_store_is_told_and_passes() -> None:

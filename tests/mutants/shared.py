@@ -67,6 +67,12 @@ LEASES = (f"{_SCRIPT}::TestLeases",)
 TROUBLE = (f"{_SCRIPT}::TestTrouble",)
 BUCKET = ("tests/ledger/test_leased_bucket.py",)
 TIMES = ("tests/ledger/test_answer_times.py",)
+TABLE = ("tests/ledger/test_bucket_table.py",)
+SAID = (f"{_WORDS}::TestWords", f"{_WORDS}::TestKnowledge")
+TOLD_AGAIN = (f"{_OWN}::TestToldAgain",)
+GIVEN_BACK = (f"{_OWN}::TestGivenBack",)
+ANSWERS = (f"{_LANDLORD}::TestAnswers",)
+DOUBTS = (f"{_LANDLORD}::TestDoubts",)
 FULL = (f"{_OWN}::test_what_could_not_be_given_back_stays_ours",)
 
 SHARED = (
@@ -682,6 +688,45 @@ RATES = (
         "                pass",
         (f"{_OWN}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_all_the_same",),
     ),
+    Mutant("forgets_nobody_who_is_idle", BUCKET_TABLE, "if len(self._idle) > MAX_IDLE:", "if False:", TABLE),
+    Mutant("who_returns_is_still_idle", BUCKET_TABLE, "        self._idle.pop(bucket.key, None)\n        bucket", "        bucket", TABLE),
+    Mutant("the_table_forgets_what_it_owns", BUCKET_TABLE, "if bucket.mode is Mode.ALONE and bucket.full", "if bucket.full", TABLE),
+    Mutant("what_is_forgotten_is_told_nobody", BUCKET_TABLE, "        self.forgotten(bucket)\n", "", TABLE),
+    Mutant("sweeps_look_at_the_same_ones", BUCKET_TABLE, "popitem(last=False)\n", "popitem()\n", TABLE),
+    Mutant("whatever_is_said_has_a_number", RENT_LINK, "        if verb is Verb.ASK:\n", "        if verb:\n", SAID),
+    Mutant("owns_what_it_cannot_hear_of", RENT_LINK, "may_own=self.may_own", "may_own=True", SAID),
+    Mutant("an_outage_is_known_from_the_first_day", RENT_LINK, "        if self._was_there:\n", "        if True:\n", SAID),
+    Mutant("knows_the_older_moment", RENT_LINK, "now - max(moments)", "now - min(moments)", SAID),
+    Mutant("errors_that_nobody_waits_for_are_logged", RENT_LINK, "        answer.exception()\n", "        pass\n", SAID),
+    Mutant("tells_all_at_once", OWN_BUCKETS, "await asyncio.wait(answers)\n", "pass\n", TOLD_AGAIN),
+    Mutant(
+        "tells_twice_at_a_time",
+        OWN_BUCKETS,
+        "            self._telling.cancel()\n        self._telling =",
+        "            pass\n        self._telling =",
+        TOLD_AGAIN,
+    ),
+    Mutant("believes_answers_of_before", OWN_BUCKETS, " or bucket.epoch != word.epoch:", ":", TOLD_AGAIN),
+    Mutant("keeps_what_is_not_its_own", OWN_BUCKETS, "            bucket.share(time.monotonic())\n", "            pass\n", TOLD_AGAIN),
+    Mutant("shares_what_it_has_not_used", OWN_BUCKETS, " and now - bucket.stamp < IN_USE", "", GIVEN_BACK),
+    Mutant("what_is_left_in_doubt_stays", OWN_BUCKETS, " and error.outcome_known)", ")", GIVEN_BACK),
+    Mutant("gives_back_without_end", OWN_BUCKETS, " and not is_repeated", "", GIVEN_BACK),
+    Mutant("takes_from_who_came_back", OWN_BUCKETS, "if self._buckets.get(bucket.key) is None:", "if True:", GIVEN_BACK),
+    Mutant("a_farewell_waits_for_ever", OWN_BUCKETS, "timeout=FAREWELL", "timeout=None", GIVEN_BACK),
+    Mutant("asks_for_the_script_without_end", LANDLORD, " and not sent.is_repeated", "", ANSWERS),
+    Mutant("late_answers_of_others_questions", LANDLORD, " and bucket.question == sent.question", "", ANSWERS),
+    Mutant("leases_while_alone", LANDLORD, "left) if not was_alone:", "left):", ANSWERS),
+    Mutant("asks_while_in_doubt", LANDLORD, "        if not self._is_there:\n", "        if False:\n", DOUBTS),
+    Mutant(
+        "each_doubt_is_the_first",
+        LANDLORD,
+        "        if self._is_there:\n            self._doubted_at",
+        "        if True:\n            self._doubted_at",
+        DOUBTS,
+    ),
+    Mutant("rejoins_while_in_doubt", LANDLORD, "if not self._is_there or not self._rents", "if not self._rents", DOUBTS),
+    Mutant("an_outage_begins_again_each_second", LANDLORD, "else min(self._away_since, now)", "else now", DOUBTS),
+    Mutant("timers_outlive_the_end", LANDLORD, "(*self._waits, *self._healing)", "self._waits.copy()", DOUBTS),
     Mutant("patience_is_not_given_back", LEASED_BUCKET, "            self._patience = inf  # nobody", "            pass  # nobody", BUCKET),
     Mutant("knows_less_as_time_goes_by", LEASED_BUCKET, "(now - self._most_at + SLACK) * self.full_rate", "0.0", BUCKET),
     Mutant(
