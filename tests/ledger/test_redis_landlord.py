@@ -62,12 +62,12 @@ class TestAnswers:
         assert bucket.mode is Mode.ALONE
         assert gate.heard.conflicts == (["rule"] if reply == b"C" else [])
 
-    async def test_an_answer_after_it_went_alone_gives_no_lease_and_one_that_makes_it_ours_counts(self) -> None:
+    async def test_an_answer_after_it_went_alone_means_nothing_and_one_that_makes_it_ours_counts(self) -> None:
         gate = Asking()
         bucket = gate.bucket()
         bucket.go_alone(time.monotonic())
-        await gate.link.answer(b"L 20 0 2 20")
-        assert bucket.mode is Mode.ALONE
+        await gate.link.answer(b"L 20 0 3 20")
+        assert (bucket.mode, bucket.sharers) == (Mode.ALONE, 0)
         second = gate.bucket(b"rule:other")
         second.go_alone(time.monotonic())
         await gate.link.answer(b"O 20 1")
