@@ -232,6 +232,17 @@ async def listened_to(server: RedisServer, count: int) -> None:
     await eventually(are_there, PATIENCE)
 
 
+async def test_after_a_flush_whoever_was_there_waits_for_the_others(server: RedisServer) -> None:
+    """Alone as well: he may not have heard of them yet."""
+    async with instance(address_of(server)) as one:
+        before = one.holder
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        began = time.monotonic()
+        await one.up()
+        assert time.monotonic() - began > 0.6  # a heartbeat
+
+
 async def test_who_starts_on_a_store_that_was_never_used_decides_at_once(server: RedisServer) -> None:
     address = address_of(server)
     async with AsyncExitStack() as stack:
@@ -345,6 +356,23 @@ async def test_one_who_knew_nobody_and_was_taken_for_dead_waits_for_nobody(serve
             await one.up()
             assert one.holder != before
             assert not [why for why in one.heard.reasons if "forgotten" in why]
+
+
+async def test_one_who_knew_others_waits_for_them_though_strangers_were_there_for_long(server: RedisServer) -> None:
+    """They may have been cut off with him."""
+    async with (
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port), deadline=0.2) as one,
+        instance(address_of(server)) as other,
+    ):
+        await until(lambda: other.holder in one.store._shared.keeper.holders.listed(), PATIENCE)
+        link.refuse()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await server.ask("FLUSHALL")
+        await server.ask("HSET", "test:h", "d" * 16, SETTLED)
+        await link.forward()
+        await one.up()
+        assert [why for why in one.heard.reasons if "has forgotten" in why]
 
 
 async def listeners(server: RedisServer) -> object:

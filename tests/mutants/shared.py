@@ -405,8 +405,8 @@ SHARED = (
     Mutant(
         "join_adds_to_any_listing",
         JOIN,
-        "then return 'C' end\nend",
-        "then break end\nend",
+        "then return 'C' end\n  listed",
+        "then break end\n  listed",
         (f"{_FOREIGN}::test_a_listing_of_another_program_gets_nothing_added_and_nobody_is_buried",),
     ),
     Mutant(
@@ -528,6 +528,20 @@ SHARED = (
         "if others or not has_settled(joined.counters):",
         "if True:",
         (f"{_BAD_DAYS}::test_one_who_knew_nobody_and_was_taken_for_dead_waits_for_nobody",),
+    ),
+    Mutant(
+        "nobody_waits_after_a_flush",
+        KEEPER,
+        "if others or not has_settled(joined.counters):",
+        "if False:",
+        (f"{_BAD_DAYS}::test_after_a_flush_whoever_was_there_waits_for_the_others",),
+    ),
+    Mutant(
+        "a_flush_is_settled_by_strangers",
+        KEEPER,
+        "if others or not has_settled(joined.counters):",
+        "if not has_settled(joined.counters):",
+        (f"{_BAD_DAYS}::test_one_who_knew_others_waits_for_them_though_strangers_were_there_for_long",),
     ),
     Mutant("join_leaves_no_mark", JOIN, "if is_lost then redis.pcall('SET', KEYS[2], '1', 'PX', ARGV[3], 'NX') end", "", MARK),
     Mutant("every_join_leaves_a_mark", JOIN, "is_lost and not listed[ARGV[i]]", "is_lost", MARK),
