@@ -18,6 +18,7 @@ from typing import Final
 MAX_FORMER: Final = 64  # own ids that are remembered; whatever is left of older ones falls to the rule for unlisted ids
 MAX_SUSPECTS: Final = 1024  # unlisted ids under suspicion
 MAX_GAP: Final = 2.5  # heartbeats; longer without an answer, and nobody was watched meanwhile
+SETTLED: Final = 4  # heartbeats; they are half an interval apart at least, and all who live come back in less than these take
 
 
 @dataclass(slots=True)
@@ -32,6 +33,11 @@ class Death:
 
     holder: bytes
     counter: int
+
+
+def has_settled(counters: Mapping[bytes, int]) -> bool:
+    """Is one of these listed for so long that, had the data been lost before, whoever lives would be back by now?"""
+    return any(counter >= SETTLED for counter in counters.values())
 
 
 class Holders:

@@ -2,9 +2,9 @@
 
 After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
 store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush the other
-instances get the time of a heartbeat to tell theirs; who has just started and finds instances that listen but are not listed knows
-that there was one. Then one heartbeat follows the other; with each goes a little of the slow sweep, which tells every own seat once
-in REFRESH seconds, so that its key does not expire.
+instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for the mark of one, and who
+listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other; with each goes a little
+of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
 
 What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
 takes writes.
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from proxy.ledger.holders import Holders
+from proxy.ledger.holders import Holders, has_settled
 from proxy.ledger.link import CommandError, Link
 from proxy.ledger.own_seats import OwnSeats, Seat
-from proxy.ledger.scripts import Command, Keys, Unlisted, read_holders, read_joined, read_listing
+from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
 from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
 from proxy.ledger.teller import Teller
 
@@ -63,6 +63,7 @@ class Keeper:
         self.reason = "not connected yet"
         self._is_refused = False  # it answered, and took no writes
         self._is_flushed = False  # and has not decided since
+        self._patience = 0.0  # seconds that others have to tell what they hold, before it decides
         link.up = self._link_up
         link.down = self.fault
 
@@ -186,25 +187,40 @@ class Keeper:
         if self.holders.own != own:
             return
         self.teller.open(own)
-        if self._is_flushed:
-            await self._settle()
+        if self._patience:
+            await self._settle(self._patience)
         if self.teller.is_open and self._link.is_usable:
             self._is_flushed = False
+            self._patience = 0.0
             self._enter(StoreState.UP)
             self._first.set()
 
     async def _join(self) -> bytes:
-        """Get a new id. Notes whether the store has forgotten all whom we knew, or, if we knew nobody, some who listen."""
+        """Get a new id. Notes whether the store has forgotten all whom we knew, and how long others are to be waited for."""
         own = secrets.token_hex(8).encode()
-        former = self.teller.former
-        known = {*former, *self.holders.listed()}
+        former, others = self.teller.former, self.holders.listed()
+        known = {*former, *others}
         asked_at = time.monotonic()
-        reply = await self.do(self._keys.join(own, count_listeners=not known))
-        counters, listeners = self._judged(read_joined, reply)
-        self.holders.joined(own, {name: count for name, count in counters.items() if name not in former}, asked_at)
-        if known.isdisjoint(counters) if known else listeners > len(counters) - 1:
+        joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
+        self.holders.joined(own, {name: count for name, count in joined.counters.items() if name not in former}, asked_at)
+        if not known:
+            self._patience = self._still_telling(joined)
+        elif known.isdisjoint(joined.counters):
             self._is_flushed = True
+            if others or not has_settled(joined.counters):  # else nobody is missed: it is we who were taken for dead
+                self._patience = self._telling_time
         return own
+
+    def _still_telling(self, joined: Joined) -> float:
+        """Seconds that others may need to tell what they hold, for all that is known to one who knew nobody.
+
+        A loss that was noticed has a mark. One that was not has left instances that listen and are not listed; but so does a machine that
+        lost its power, and then nothing is lost. So this one claims nothing: whoever was forgotten says so himself, a heartbeat later.
+        """
+        if joined.lost_for is not None:
+            return max(0.0, self._telling_time - joined.lost_for)
+        are_missed = joined.listeners > len(joined.counters) - 1 and not has_settled(joined.counters)
+        return self._telling_time if are_missed else 0.0
 
     async def _probe(self) -> None:
         """Does it take writes? Raises StoreDown, CommandError."""
@@ -223,10 +239,11 @@ class Keeper:
             await self.do(self._keys.unlist(former))
             self.teller.former = [one for one in self.teller.former if one not in former]
 
-    async def _settle(self) -> None:
-        """After a flush: the others tell theirs meanwhile."""
-        self._enter(StoreState.HEALING, "it has forgotten everything; the others are telling it what they hold")
-        until = time.monotonic() + self._telling_time
+    async def _settle(self, seconds: float) -> None:
+        """After a flush, or what may be one: the others tell theirs meanwhile."""
+        forgets = "has forgotten" if self._is_flushed else "may have forgotten"
+        self._enter(StoreState.HEALING, f"it {forgets} everything; the others are telling it what they hold")
+        until = time.monotonic() + seconds
         while self.teller.is_open and (left := until - time.monotonic()) > 0:
             await self._sleep(left)
 

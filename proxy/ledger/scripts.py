@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, inf
@@ -26,6 +26,8 @@ SEATS_AT_ONCE: Final = 64  # seats told in one script: some 0.2 ms
 FOR_EVER: Final = 1e9  # seconds: what is sent for longer times
 REAP_COUNT: Final = b"500"  # members looked at in one script: some 0.3 ms
 MOST_HOLDERS: Final = 1_000  # of one key, as in admit.lua
+LOSS: Final = b"l"  # the name of the mark that the store has lost its data
+LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/rent.lua, rent.py)
 
 _is_holder: Final = re.compile(rb"[0-9a-f]{16}").fullmatch
 _is_count: Final = re.compile(rb"[0-9]{1,15}").fullmatch
@@ -89,6 +91,16 @@ class Refused:
 Answer = Granted | Refused | Conflict
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """We are listed. `counters`: the listing, us included. `listeners`: channels of ours on which somebody listens. `lost_for`: seconds
+    since the store lost its data; None: never, as far as it knows."""
+
+    counters: Mapping[bytes, int]
+    listeners: int
+    lost_for: float | None
+
+
 def channel_word(database: int) -> bytes:
     """What stands between the prefix and the id in the name of an instance's channel."""
     return b"i%d:" % database if database else b"i:"
@@ -110,6 +122,7 @@ class Keys:
         self.channels = text + channel_word(database)
         self._listeners = _SPECIAL.sub(rb"\\\1", self.channels) + b"*"
         self.listing = (self.holders,) if listed else ()
+        self._join_keys = (self.holders, text + LOSS) if listed else (self.holders,)
         self.check = b"1" if listed else b"0"
 
     def counts(self, key: bytes) -> bytes:
@@ -165,8 +178,10 @@ class Keys:
         names = (self.counts(claim.key),) if claim.member is None else (self.counts(claim.key), self.members(claim.key))
         return REAP.call(names, holder, cursor, REAP_COUNT)
 
-    def join(self, holder: bytes, *, count_listeners: bool) -> Command:
-        return JOIN.call((self.holders,), holder, b"%d" % SEAT_TTL, self._listeners if count_listeners else b"")
+    def join(self, holder: bytes, known: Collection[bytes]) -> Command:
+        """`known`: holders from before, ourselves among them. Whoever knows nobody asks who listens."""
+        listeners = b"" if known else self._listeners
+        return JOIN.call(self._join_keys, holder, b"%d" % SEAT_TTL, b"%d" % LOSS_TTL, listeners, *known)
 
     def probe(self) -> Command:
         return PROBE.call((self.holders,))
@@ -240,11 +255,12 @@ def read_listing(reply: object) -> Mapping[bytes, int]:
     return {holder: int(counter) for holder, counter in listing.items()}
 
 
-def read_joined(reply: object) -> tuple[Mapping[bytes, int], int]:
-    """The listing, and how many listen on channels of ours. Raises ValueError for what is no listing."""
-    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[0], int):
+def read_joined(reply: object) -> Joined:
+    """Raises ValueError for what is no listing."""
+    if not isinstance(reply, list) or len(reply) != 3 or not all(isinstance(word, int) for word in reply[:2]):
         raise ValueError("no listing of holders")
-    return read_listing(reply[1]), reply[0]
+    listeners, lost_for, listing = reply
+    return Joined(read_listing(listing), listeners, lost_for / 1000 if lost_for >= 0 else None)
 
 
 def read_holders(reply: object) -> Sequence[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.ledger.holders import MAX_FORMER, MAX_SUSPECTS, Death, Holders
+from proxy.ledger.holders import MAX_FORMER, MAX_SUSPECTS, SETTLED, Death, Holders, has_settled
 
 ME, ANN, BOB = b"me", b"ann", b"bob"
 
@@ -119,3 +119,9 @@ def test_what_is_remembered_is_bounded(holders: Holders) -> None:
     for i in range(5000):
         holders.buried(b"y %d" % i)
     assert len(holders._dead) == MAX_SUSPECTS
+
+
+def test_one_who_was_there_for_long_shows_that_nobody_is_to_be_waited_for() -> None:
+    assert not has_settled({})
+    assert not has_settled({ME: 1, ANN: SETTLED - 1})
+    assert has_settled({ME: 1, ANN: SETTLED, BOB: 1})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from contextlib import AsyncExitStack
 
 import pytest
 
 import proxy.ledger.keeper
+from proxy.ledger.scripts import LOSS_TTL, read_joined
 from proxy.ledger.store import Grant, StoreState
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
 from tests.ledger.store_contract import ask, granted, member, seat
@@ -132,6 +134,26 @@ async def test_whoever_moved_meanwhile_is_not_buried() -> None:
         assert await server.ask("HGET", "test:h", other) == "8"
         assert await keeper.do(keeper._keys.bury(other, 8)) == 1
         assert await server.ask("HEXISTS", "test:h", other) == 0
+
+
+async def test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper = one.store._shared.keeper
+        living, gone, gone_too = one.holder or b"", b"e" * 16, b"f" * 16
+
+        async def lost_for(*known: bytes) -> float | None:
+            return read_joined(await keeper.do(keeper._keys.join(secrets.token_hex(8).encode(), known))).lost_for
+
+        assert await lost_for() is None
+        assert await lost_for(gone, living, gone_too) is None
+        found = await lost_for(gone, gone_too)
+        assert found is not None
+        assert found < PATIENCE
+        await server.ask("PEXPIRE", "test:l", LOSS_TTL - 60_000)
+        for known in ((gone,), (living,), ()):
+            found = await lost_for(*known)
+            assert found is not None
+            assert 60.0 <= found < 60.0 + PATIENCE
 
 
 async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between() -> None:

@@ -8,11 +8,13 @@ from math import inf
 import pytest
 
 from proxy.ledger.own_seats import OwnSeats
+from proxy.ledger.rent import RentCommands
 from proxy.ledger.scripts import (
     ADMIT,
     SCRIPTS,
     Conflict,
     Granted,
+    Joined,
     Keys,
     Part,
     Refused,
@@ -66,6 +68,26 @@ def test_of_a_cluster_the_listing_is_in_no_other_script() -> None:
     assert command[2:6] == (b"1", b"test:n:{a}", b"me", b"0")
 
 
+def test_whoever_joins_says_whom_it_knows_or_asks_who_listens() -> None:
+    asks = KEYS.join(b"me", ())
+    assert asks[2:] == (b"2", b"test:h", b"test:l", b"me", b"86400", b"86400000", b"test:i:*")
+    says = KEYS.join(b"me", (b"old", b"ann"))
+    assert says[2:] == (*asks[2:8], b"", b"old", b"ann")
+
+
+def test_a_prefix_with_special_characters_is_a_pattern_of_itself() -> None:
+    assert Keys("a*[b]?^-\\:", listed=True).join(b"me", ())[-1] == rb"a\*\[b\]\?\^\-\\:i:*"
+
+
+def test_the_mark_of_a_loss_is_the_same_for_seats_and_for_rates() -> None:
+    _, mark, _, _, ttl, _ = RentCommands("test:", b"me").lost()
+    assert (mark, ttl) == KEYS.join(b"me", ())[4:8:3]
+
+
+def test_of_a_cluster_the_mark_is_not_asked_for() -> None:
+    assert Keys("test:", listed=False).join(b"me", ())[2:5] == (b"1", b"test:h", b"me")
+
+
 def test_the_truth_is_told_in_absolute_numbers() -> None:
     own = OwnSeats()
     for claim in (seat("a", 9), seat("a", 9), member("ann", "r")):
@@ -109,13 +131,14 @@ def test_what_our_script_does_not_say_is_an_error(reply: object) -> None:
 def test_a_listing_and_what_is_none() -> None:
     a, b = b"a" * 16, b"0123456789abcdef"
     assert read_listing([a, b"3", b, b"17"]) == {a: 3, b: 17}
-    assert read_joined([4, [a, b"3"]]) == ({a: 3}, 4)
+    assert read_joined([4, -1, [a, b"3"]]) == Joined({a: 3}, 4, None)
+    assert read_joined([0, 1500, [a, b"3"]]) == Joined({a: 3}, 0, 1.5)
     for listing in (b"OK", [a], [a, b"x"], [a, b"-1"], [a, b"9" * 16], [a, b""], [a[1:], b"1"], [a.upper(), b"1"], [b"visits", b"7"]):
         with pytest.raises(ValueError, match=r"."):
             read_listing(listing)
         with pytest.raises(ValueError, match=r"."):
-            read_joined([1, listing])
-    for joined in (b"C", [], [1], [b"1", [a, b"1"]], [a, b"3"]):
+            read_joined([1, -1, listing])
+    for joined in (b"C", [], [1], [b"1", -1, [a, b"1"]], [1, b"2", [a, b"1"]], [1, None, [a, b"1"]], [1, [a, b"1"]], [a, b"3"]):
         with pytest.raises(ValueError, match=r"."):
             read_joined(joined)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 import proxy.ledger.redis_link
 from proxy.ledger import fallback_store
-from proxy.ledger.scripts import Keys
+from proxy.ledger.holders import SETTLED
 from proxy.ledger.store import Claim, Denial, StoreState
 from tests.ledger.instances import HEALED, PATIENCE, Instance, address_of, instance, seats_in, the_server_has
 from tests.ledger.store_contract import ask, denied, granted, member, seat, token, took
@@ -232,6 +232,17 @@ async def listened_to(server: RedisServer, count: int) -> None:
     await eventually(are_there, PATIENCE)
 
 
+async def test_after_a_flush_whoever_was_there_waits_for_the_others(server: RedisServer) -> None:
+    """Alone as well: he may not have heard of them yet."""
+    async with instance(address_of(server)) as one:
+        before = one.holder
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        began = time.monotonic()
+        await one.up()
+        assert time.monotonic() - began > 0.6  # a heartbeat
+
+
 async def test_who_starts_on_a_store_that_was_never_used_decides_at_once(server: RedisServer) -> None:
     address = address_of(server)
     async with AsyncExitStack() as stack:
@@ -253,9 +264,115 @@ async def test_who_comes_to_others_and_after_them_decides_at_once(server: RedisS
             assert fourth.heard.states == [StoreState.UP]
 
 
-def test_a_prefix_with_special_characters_is_a_pattern_of_itself() -> None:
-    assert Keys("a*[b]?^-\\:", listed=True).join(b"me", count_listeners=True)[-1] == rb"a\*\[b\]\?\^\-\\:i:*"
-    assert Keys("a", listed=True).join(b"me", count_listeners=False)[-1] == b""
+@asynccontextmanager
+async def the_channel_of_one_that_lost_its_power(server: RedisServer, listeners: int = 1) -> AsyncIterator[None]:
+    """The server lists it until TCP has found out. `listeners`: with those who live."""
+    async with server.client() as client, client.pubsub() as gone:
+        await gone.subscribe("test:i:" + "d" * 16)
+        await listened_to(server, listeners)
+        yield
+
+
+async def test_a_channel_that_outlives_its_instance_is_no_loss_of_data(server: RedisServer) -> None:
+    async with the_channel_of_one_that_lost_its_power(server), instance(address_of(server)) as one:
+        assert one.heard.states == [StoreState.HEALING, StoreState.UP]  # there may be one that was forgotten
+        assert await server.ask("EXISTS", "test:l") == 0  # which would have said so by now
+        bucket = one.store.open_bucket(b"rule:k", 1.0, 30.0, time.monotonic())
+        assert await took(bucket, 30)
+
+
+async def test_beside_one_who_was_there_for_long_nobody_is_missed(server: RedisServer) -> None:
+    async with instance(address_of(server)) as one:
+
+        async def has_been_there_for_long() -> bool:
+            return int(await server.ask("HGET", "test:h", one.holder or b"")) >= SETTLED
+
+        await eventually(has_been_there_for_long)
+        async with the_channel_of_one_that_lost_its_power(server, 2), instance(address_of(server)) as late:
+            assert late.heard.states == [StoreState.UP]
+
+
+async def test_who_starts_when_all_are_listed_again_waits_until_they_have_told_what_they_hold(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port), ttl=10.0) as one:
+        await granted(one.store, seat())
+        await listened_to(server, 1)
+        link.delay = 0.2  # each way: it is listed two of these before it tells anything
+        await server.ask("FLUSHALL")
+        noticing = asyncio.ensure_future(ask(one.store, seat("other")))
+        await eventually(lambda: server.ask("EXISTS", "test:h"))
+        assert await server.ask("EXISTS", "test:l") == 1  # from that moment on
+        async with instance(address_of(server), ttl=10.0) as late:
+            assert late.reason is None
+            assert late.heard.states == [StoreState.HEALING, StoreState.UP]
+            await denied(late.store, seat())
+        await noticing
+
+
+async def test_a_while_after_a_flush_nobody_waits_any_more(server: RedisServer) -> None:
+    async with instance(address_of(server)) as one:
+        before = one.holder
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), HEALED)
+        await one.up()  # the others have had their time
+        async with the_channel_of_one_that_lost_its_power(server, 2), instance(address_of(server)) as late:
+            assert late.heard.states == [StoreState.UP]
+
+
+async def test_a_new_connection_is_no_loss_of_data(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port)) as one:
+        before = one.holder
+        link.refuse()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await link.forward()
+        await one.up()
+        assert one.holder != before
+        assert await server.ask("EXISTS", "test:l") == 0
+
+
+async def test_who_may_not_ask_for_the_mark_starts_all_the_same(server: RedisServer) -> None:
+    await server.ask("ACL", "SETUSER", "gate", "on", ">secret", "~test:*", "&test:*", "+@all", "-pttl")
+    address = replace(address_of(server), username="gate", password="secret")
+    async with instance(address) as one:
+        assert one.heard.states == [StoreState.UP]
+        before = one.holder
+        await granted(one.store, seat())
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), HEALED)
+        await one.up()
+        await the_server_has(server, {"seats": 1})
+
+
+async def test_one_who_knew_nobody_and_was_taken_for_dead_waits_for_nobody(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port), deadline=0.2) as one:
+        before = one.holder
+        link.hold()
+        async with instance(address_of(server)):
+
+            async def is_buried() -> bool:
+                return not await server.ask("HEXISTS", "test:h", before or b"")
+
+            await eventually(is_buried)
+            await link.forward()
+            await one.up()
+            assert one.holder != before
+            assert not [why for why in one.heard.reasons if "forgotten" in why]
+
+
+async def test_one_who_knew_others_waits_for_them_though_strangers_were_there_for_long(server: RedisServer) -> None:
+    """They may have been cut off with him."""
+    async with (
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port), deadline=0.2) as one,
+        instance(address_of(server)) as other,
+    ):
+        await until(lambda: other.holder in one.store._shared.keeper.holders.listed(), PATIENCE)
+        link.refuse()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await server.ask("FLUSHALL")
+        await server.ask("HSET", "test:h", "d" * 16, SETTLED)
+        await link.forward()
+        await one.up()
+        assert [why for why in one.heard.reasons if "has forgotten" in why]
 
 
 async def listeners(server: RedisServer) -> object:

@@ -38,6 +38,7 @@ KEEPS_HIS_SEAT = (f"{_BAD_DAYS}::test_a_member_with_tabs_on_a_dead_and_on_a_livi
 DEATH = (f"{_REDIS}::test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before",)
 EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
 FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
+MARK = ("tests/ledger/test_keeper.py::test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew",)
 OWN_TABLE = ("tests/ledger/test_own_seats.py",)
 JUDGING = ("tests/ledger/test_holders.py",)
 KEPT_OUT = (f"{_REDIS}::TestPenalties", f"{_REDIS}::TestPenaltiesOfAnotherInstance")
@@ -419,8 +420,8 @@ SHARED = (
     Mutant(
         "join_adds_to_any_listing",
         JOIN,
-        "then return 'C' end\nend",
-        "then break end\nend",
+        "then return 'C' end\n  listed",
+        "then break end\n  listed",
         (f"{_FOREIGN}::test_a_listing_of_another_program_gets_nothing_added_and_nobody_is_buried",),
     ),
     Mutant(
@@ -496,16 +497,76 @@ SHARED = (
     Mutant(
         "newcomers_do_not_look_who_listens",
         KEEPER,
-        "listeners > len(counters) - 1",
-        "False",
+        "joined.listeners > len(joined.counters) - 1 and",
+        "False and",
         (f"{_BAD_DAYS}::test_who_starts_just_after_a_flush_waits_for_the_others_to_tell_what_they_hold",),
     ),
     Mutant(
         "newcomers_wait_for_nobody",
         KEEPER,
-        "listeners > len(counters) - 1",
-        "listeners >= len(counters) - 1",
+        "joined.listeners > len(joined.counters) - 1",
+        "joined.listeners >= len(joined.counters) - 1",
         (f"{_BAD_DAYS}::test_who_starts_on_a_store_that_was_never_used_decides_at_once",),
+    ),
+    Mutant(
+        "newcomers_do_not_look_for_the_mark",
+        KEEPER,
+        "if joined.lost_for is not None:",
+        "if False:",
+        (f"{_BAD_DAYS}::test_who_starts_when_all_are_listed_again_waits_until_they_have_told_what_they_hold",),
+    ),
+    Mutant(
+        "a_mark_is_young_for_ever",
+        KEEPER,
+        "max(0.0, self._telling_time - joined.lost_for)",
+        "self._telling_time",
+        (f"{_BAD_DAYS}::test_a_while_after_a_flush_nobody_waits_any_more",),
+    ),
+    Mutant(
+        "who_was_there_for_long_shows_nothing",
+        KEEPER,
+        " and not has_settled(joined.counters)\n",
+        "\n",
+        (f"{_BAD_DAYS}::test_beside_one_who_was_there_for_long_nobody_is_missed",),
+    ),
+    Mutant("nobody_was_there_for_long", HOLDERS, "counter >= SETTLED", "counter > SETTLED", JUDGING),
+    Mutant(
+        "newcomers_claim_what_they_suspect",
+        KEEPER,
+        "            self._patience = self._still_telling(joined)\n",
+        "            self._patience = self._still_telling(joined)\n            self._is_flushed = self._patience > 0\n",
+        (f"{_BAD_DAYS}::test_a_channel_that_outlives_its_instance_is_no_loss_of_data",),
+    ),
+    Mutant(
+        "who_was_taken_for_dead_waits_for_the_living",
+        KEEPER,
+        "if others or not has_settled(joined.counters):",
+        "if True:",
+        (f"{_BAD_DAYS}::test_one_who_knew_nobody_and_was_taken_for_dead_waits_for_nobody",),
+    ),
+    Mutant(
+        "nobody_waits_after_a_flush",
+        KEEPER,
+        "if others or not has_settled(joined.counters):",
+        "if False:",
+        (f"{_BAD_DAYS}::test_after_a_flush_whoever_was_there_waits_for_the_others",),
+    ),
+    Mutant(
+        "a_flush_is_settled_by_strangers",
+        KEEPER,
+        "if others or not has_settled(joined.counters):",
+        "if not has_settled(joined.counters):",
+        (f"{_BAD_DAYS}::test_one_who_knew_others_waits_for_them_though_strangers_were_there_for_long",),
+    ),
+    Mutant("join_leaves_no_mark", JOIN, "if is_lost then redis.pcall('SET', KEYS[2], '1', 'PX', ARGV[3], 'NX') end", "", MARK),
+    Mutant("every_join_leaves_a_mark", JOIN, "is_lost and not listed[ARGV[i]]", "is_lost", MARK),
+    Mutant("the_mark_is_renewed", JOIN, ", ARGV[3], 'NX')", ", ARGV[3])", MARK),
+    Mutant(
+        "who_may_not_ask_for_the_mark_does_not_start",
+        JOIN,
+        "redis.pcall('PTTL'",
+        "redis.call('PTTL'",
+        (f"{_BAD_DAYS}::test_who_may_not_ask_for_the_mark_starts_all_the_same",),
     ),
     Mutant(
         "newcomers_open_before_they_know",

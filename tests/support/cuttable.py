@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
@@ -109,20 +110,33 @@ class _End(asyncio.Protocol):
         self.link = link
         self.transport: asyncio.Transport | None = None
         self.waiting: list[bytes | None] = []  # None: the end of the stream
-        self._due = 0.0
+        self._on_its_way: deque[tuple[float, bytes | None]] = deque()  # when it is due, what it is
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def deliver(self, data: bytes | None) -> None:
-        """To this end, `delay` seconds from now."""
+        """To this end, `delay` seconds from now, and never before what is on its way already.
+
+        Timers alone would not keep the order: those of one moment come in any, and one that is due comes after what can be read by then.
+        """
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._due = max(self._due, now + self.link.delay)
-        if self._due > now:
-            loop.call_at(self._due, self._write, data)
-        else:
+        if not self._on_its_way and not self.link.delay:
             self._write(data)
+            return
+        due = loop.time() + self.link.delay
+        self._on_its_way.append((due, data))
+        if len(self._on_its_way) == 1:
+            loop.call_at(due, self._arrive)
+
+    def _arrive(self) -> None:
+        """The first one, and whatever is due with it."""
+        loop = asyncio.get_running_loop()
+        self._write(self._on_its_way.popleft()[1])
+        while self._on_its_way and self._on_its_way[0][0] <= loop.time():
+            self._write(self._on_its_way.popleft()[1])
+        if self._on_its_way:
+            loop.call_at(self._on_its_way[0][0], self._arrive)
 
     def _write(self, data: bytes | None) -> None:
         if self.transport is None or self.transport.is_closing():
