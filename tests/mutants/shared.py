@@ -699,7 +699,7 @@ RATES = (
         RENT_LINK,
         "            self._call_away(self._commands.lost())\n",
         "",
-        (f"{_WORDS}::TestKnowledge",),  # on a server of its own lua/join.lua leaves the mark as well
+        (f"{_WORDS}::TestKnowledge",),  # outside a Cluster lua/join.lua leaves it as well
     ),
     Mutant("rent_takes_nan_for_a_number", RENT, "if value and value >= 0 and value <= LARGEST then", "if value then", TROUBLE),
     Mutant("rent_takes_negative_numbers", RENT, "if value and value >= 0 and", "if value and", TROUBLE),
