@@ -198,6 +198,7 @@ class RedisLandlord:
             self._unwanted.add(bucket)
         else:
             self._own.give_back(bucket, Verb.YIELD)
+            self._own.rest(bucket)
 
     def freed(self, bucket: LeasedBucket) -> None:
         """Its owner has given it back."""

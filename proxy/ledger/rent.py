@@ -8,11 +8,9 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from proxy.ledger.scripts import RENT, Command, channel_word
+from proxy.ledger.scripts import LOSS, RENT, Command, channel_word
 
 YIELD: Final = b"y"  # begins a message: somebody else wants the bucket that we own
-LOSS: Final = b"l"  # the name of the mark that the store has lost its data
-LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/rent.lua)
 FREED: Final = b"f"  # the bucket that we want was given back
 
 
@@ -104,8 +102,7 @@ class RentCommands:
         self._names = self._prefix + b"b:{"
         self._channels = channels or self._prefix + channel_word(0)
         self._instance = instance
-        self._loss = self._prefix + LOSS
-        self._checked = (*listing, self._loss) if listing else ()
+        self._checked = (*listing, self._prefix + LOSS) if listing else ()
         self.channel = self._channels + instance
 
     def rent(self, rent: Rent, knowledge: Knowledge, holder: bytes = b"") -> Command:
@@ -128,10 +125,6 @@ class RentCommands:
             b"%d" % rent.number,
             b"%d" % rent.heard,
         )
-
-    def lost(self) -> Command:
-        """The store has lost its data just now. Whoever comes to it later is to know; who said so first is believed."""
-        return (b"SET", self._loss, b"1", b"PX", b"%d" % LOSS_TTL, b"NX")
 
     def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
         """(YIELD or FREED, key), or None for what is not ours."""

@@ -16,7 +16,6 @@ from typing import Final
 from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.link import Link
 from proxy.ledger.rent import Knowledge, Rent, RentCommands, Verb
-from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
 FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, unless it is known here that there were fewer
@@ -77,15 +76,12 @@ class RentLink:
 
     def tell(self, word: Rent, now: float) -> None:
         """Say something to which there is no answer that matters."""
-        self._call_away(self._commands.rent(word, self._knowledge(None, now)))
+        with suppress(StoreDown):
+            self.call(word, now).add_done_callback(_look_away)
 
     def disown(self, key: bytes, now: float) -> None:
         """Somebody wants a bucket from us of which we know nothing. Whatever was said of it, we may have heard it."""
         self.tell(Rent(key, 0.0, 0.0, Verb.YIELD, number=self.number, heard=self.number), now)
-
-    def _call_away(self, command: Command) -> None:
-        with suppress(StoreDown):
-            self._link.call(command).add_done_callback(_look_away)
 
     def _knowledge(self, since: float | None, now: float) -> Knowledge:
         moments = [one for one in (since, self._since) if one is not None]
@@ -102,13 +98,12 @@ class RentLink:
         self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
 
     def healed(self, now: float, *, lost_data: bool) -> None:
-        """The store is there: for the first time, or again, or it has lost its data, and whoever comes to it later is to know that."""
+        """The store is there: for the first time, or again, or it has lost its data (lua/join.lua leaves a mark of that for others)."""
         if self._was_there:
             self._since = now
         self._was_there = True
         if lost_data:
             self._lost_at = now
-            self._call_away(self._commands.lost())
 
 
 def _look_away(answer: asyncio.Future[object]) -> None:

@@ -27,7 +27,7 @@ FOR_EVER: Final = 1e9  # seconds: what is sent for longer times
 REAP_COUNT: Final = b"500"  # members looked at in one script: some 0.3 ms
 MOST_HOLDERS: Final = 1_000  # of one key, as in admit.lua
 LOSS: Final = b"l"  # the name of the mark that the store has lost its data
-LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/rent.lua, rent.py)
+LOSS_TTL: Final = 86_400_000  # milliseconds that it lives: its age is what is missing (lua/join.lua, lua/rent.lua)
 
 _is_holder: Final = re.compile(rb"[0-9a-f]{16}").fullmatch
 _is_count: Final = re.compile(rb"[0-9]{1,15}").fullmatch

@@ -102,6 +102,17 @@ class TestAnswers:
         assert [word["verb"] for word in gate.link.words()] == [b"ask", b"yield"]
         assert bucket.mode is Mode.SHARED
 
+    async def test_what_nobody_here_uses_and_another_wants_is_forgotten(self) -> None:
+        """It was kept since it could not be given back."""
+        gate = Asking()
+        bucket = gate.bucket()
+        await gate.link.answer(b"O 20 1")
+        bucket.users = 0
+        gate.table.keep(bucket)
+        gate.landlord.wanted(bucket)
+        assert [word["verb"] for word in gate.link.words()] == [b"ask", b"yield"]
+        assert len(gate.table) == 0
+
     async def test_who_waits_for_an_owner_asks_when_it_is_free_or_the_time_is_over(self) -> None:
         gate = Asking()
         bucket = gate.bucket()

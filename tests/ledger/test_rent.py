@@ -9,8 +9,8 @@ from math import isclose
 
 import pytest
 
-from proxy.ledger.rent import LOSS_TTL, Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
-from proxy.ledger.scripts import RENT
+from proxy.ledger.rent import Elsewhere, Knowledge, Leased, Owned, Rent, RentAnswer, RentCommands, Said, Verb, read_rent
+from proxy.ledger.scripts import LOSS_TTL, RENT
 from tests.support.redis_servers import RedisServer, redis_server
 
 SLOW = 1 / 3600  # tokens a second: none in the time of a test
@@ -368,9 +368,7 @@ class TestTrouble:
         bob.commands, bob.holder = RentCommands("test:", b"bob", [b"test:h"]), b"me"
         await server.ask("HSET", "test:h", "me", "1")
         async with server.client(decode_responses=False) as client:
-            await client.execute_command(*ann.commands.lost())
-            await client.pexpire("test:l", LOSS_TTL - 500)
-            await client.execute_command(*ann.commands.lost())  # who says so later says nothing new
+            await client.set("test:l", "1", px=LOSS_TTL - 500)
         said = await bob.ask(rate=10.0)
         assert isinstance(said, Owned)
         assert said.level == pytest.approx(5.0, abs=3)

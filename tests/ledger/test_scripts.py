@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.rent import RentCommands
+from proxy.ledger.rent import Knowledge, Rent, RentCommands
 from proxy.ledger.scripts import (
     ADMIT,
     SCRIPTS,
@@ -80,8 +80,8 @@ def test_a_prefix_with_special_characters_is_a_pattern_of_itself() -> None:
 
 
 def test_the_mark_of_a_loss_is_the_same_for_seats_and_for_rates() -> None:
-    _, mark, _, _, ttl, _ = RentCommands("test:", b"me").lost()
-    assert (mark, ttl) == KEYS.join(b"me", ())[4:8:3]
+    rents = RentCommands("test:", b"me", KEYS.listing)
+    assert rents.rent(Rent(b"key", 1.0, 1.0), Knowledge())[5] == KEYS.join(b"me", ())[4] == b"test:l"
 
 
 def test_of_a_cluster_the_mark_is_not_asked_for() -> None:

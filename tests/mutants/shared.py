@@ -558,6 +558,13 @@ SHARED = (
         "if not has_settled(joined.counters):",
         (f"{_BAD_DAYS}::test_one_who_knew_others_waits_for_them_though_strangers_were_there_for_long",),
     ),
+    Mutant(
+        "what_another_wants_is_kept_for_ever",
+        REDIS_LANDLORD,
+        "            self._own.give_back(bucket, Verb.YIELD)\n            self._own.rest(bucket)\n",
+        "            self._own.give_back(bucket, Verb.YIELD)\n",
+        ("tests/ledger/test_redis_landlord.py::TestAnswers",),
+    ),
     Mutant("join_leaves_no_mark", JOIN, "if is_lost then redis.pcall('SET', KEYS[2], '1', 'PX', ARGV[3], 'NX') end", "", MARK),
     Mutant("every_join_leaves_a_mark", JOIN, "is_lost and not listed[ARGV[i]]", "is_lost", MARK),
     Mutant("the_mark_is_renewed", JOIN, ", ARGV[3], 'NX')", ", ARGV[3])", MARK),
@@ -694,13 +701,6 @@ RATES = (
     Mutant("rent_tells_nobody_what_is_left", RENT, "+ 1 or 0, sharers, text(level)}", "+ 1 or 0, sharers, '-1'}", TROUBLE),
     Mutant("rent_gives_no_first_message", RENT, "math.max(tonumber(ARGV[7]), rate * kept / 1000000)", "rate * kept / 1000000", TROUBLE),
     Mutant("rent_does_not_read_the_mark_of_a_loss", RENT, "if left >= 0 then kept", "if false then kept", TROUBLE),
-    Mutant(
-        "nobody_marks_a_loss",
-        RENT_LINK,
-        "            self._call_away(self._commands.lost())\n",
-        "",
-        (f"{_WORDS}::TestKnowledge",),  # outside a Cluster lua/join.lua leaves it as well
-    ),
     Mutant("rent_takes_nan_for_a_number", RENT, "if value and value >= 0 and value <= LARGEST then", "if value then", TROUBLE),
     Mutant("rent_takes_negative_numbers", RENT, "if value and value >= 0 and", "if value and", TROUBLE),
     Mutant("rent_takes_infinite_numbers", RENT, "value >= 0 and value <= LARGEST then", "value >= 0 then", TROUBLE),
