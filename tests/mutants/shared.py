@@ -560,10 +560,10 @@ SHARED = (
     ),
     Mutant(
         "what_another_wants_is_kept_for_ever",
-        REDIS_LANDLORD,
+        LANDLORD,
         "            self._own.give_back(bucket, Verb.YIELD)\n            self._own.rest(bucket)\n",
         "            self._own.give_back(bucket, Verb.YIELD)\n",
-        ("tests/ledger/test_redis_landlord.py::TestAnswers",),
+        ANSWERS,
     ),
     Mutant("join_leaves_no_mark", JOIN, "if is_lost then redis.pcall('SET', KEYS[2], '1', 'PX', ARGV[3], 'NX') end", "", MARK),
     Mutant("every_join_leaves_a_mark", JOIN, "is_lost and not listed[ARGV[i]]", "is_lost", MARK),
