@@ -21,8 +21,8 @@ from typing import Final
 import uvloop
 
 from proxy.app import GC_THRESHOLD
-from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import StoreOptions, open_store
+from proxy.ledger.links.addresses import Endpoint, StoreAddress
 from proxy.ledger.memory_store import MemoryStore
 from proxy.ledger.store import Claim, Grant, SeatClaim, Store, StoreState, TokenClaim
 from tests.support.redis_servers import HOST, Flavour, RedisServer, redis_server

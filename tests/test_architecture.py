@@ -21,7 +21,7 @@ MAY_IMPORT: Mapping[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": ("", "app", "config"),
     "app": (EVERYTHING,),
-    "config": ("policy", "wire", "ledger.addresses"),
+    "config": ("policy", "wire", "ledger.links.addresses"),
     "server": ("wire", "policy", "ledger.store", "metrics", "log"),
     "policy": ("wire", "ledger.store", "ledger.token_bucket"),
     "ledger": (),
@@ -35,22 +35,22 @@ PURE = ("wire", "policy", "ledger")
 IMPURE_MODULES = tuple(  # in pure packages, and allowed to see the world
     f"ledger.{name}"
     for name in (
-        "cluster_link",
-        "connecting",
         "fallback_store",
-        "keeper",
-        "link",
-        "own_buckets",
-        "redis_landlord",
-        "redis_link",
-        "redis_rates",
-        "redis_store",
-        "rent_link",
+        "links.cluster_link",
+        "links.connecting",
+        "links.link",
+        "links.redis_link",
+        "links.sentinels",
+        "links.subscription",
+        "rates.own_buckets",
+        "rates.redis_landlord",
+        "rates.redis_rates",
+        "rates.rent_link",
         "scoped_store",
-        "sentinels",
-        "shared_penalties",
-        "subscription",
-        "teller",
+        "seats.keeper",
+        "seats.redis_store",
+        "seats.shared_penalties",
+        "seats.teller",
     )
 )
 WORLD = frozenset(
@@ -330,7 +330,7 @@ def test_the_world_in_a_pure_package_is_found(package: str, code: str, seen: str
 
 def test_the_world_elsewhere_is_fine(tmp_path: Path) -> None:
     files = {"proxy/server/door.py": "import asyncio, time", "proxy/app.py": "import os", "proxy/wire/frames.py": "from . import time"}
-    files |= {"proxy/ledger/redis_store.py": "import redis, time", "proxy/ledger/fallback_store.py": "import asyncio"}
+    files |= {"proxy/ledger/seats/redis_store.py": "import redis, time", "proxy/ledger/fallback_store.py": "import asyncio"}
     assert impurities(build_tree(tmp_path, files)) == []
 
 

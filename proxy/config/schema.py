@@ -22,7 +22,7 @@ from proxy.config.store_schema import Memory, StoreSettings, read_store, read_st
 from proxy.config.tls_schema import ServerTls, read_server_tls
 from proxy.config.upstream_schema import URL, make_upstream, read_upstream, replace_url
 from proxy.config.yaml_nodes import Node, Table, Text
-from proxy.ledger.addresses import StoreAddress
+from proxy.ledger.links.addresses import StoreAddress
 from proxy.policy.identity import DOCUMENTED_SECRET, IdentityRules
 from proxy.policy.routes import Route
 from proxy.policy.rules import Mode, RefuseWith, Rule

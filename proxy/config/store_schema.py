@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from proxy.config.reading import FLAG, Kind, Reading, choice, within
 from proxy.config.units import parse_duration
 from proxy.config.yaml_nodes import Node, Table, Text
-from proxy.ledger.addresses import REDIS_PORT, SENTINEL_PORT, Endpoint, StoreAddress, Topology
+from proxy.ledger.links.addresses import REDIS_PORT, SENTINEL_PORT, Endpoint, StoreAddress, Topology
 from proxy.policy.upstreams import parse_host_and_port
 
 KEYS: Final = ("store", "store_prefix", "store_timeout", "store_required", "on_store_down", "holder_ttl")

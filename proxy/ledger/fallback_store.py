@@ -15,21 +15,21 @@ from functools import partial
 from itertools import cycle
 from typing import Final
 
-from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
-from proxy.ledger.cluster_link import ClusterLink
-from proxy.ledger.leased_bucket import LeasedBucket
-from proxy.ledger.link import Link, Locate
+from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.links.cluster_link import ClusterLink
+from proxy.ledger.links.link import Link, Locate
+from proxy.ledger.links.redis_link import RedisLink
+from proxy.ledger.links.sentinels import Sentinels
+from proxy.ledger.links.subscription import Subscription
 from proxy.ledger.memory_store import MemoryStore
-from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.redis_link import RedisLink
-from proxy.ledger.redis_rates import RedisRates
-from proxy.ledger.redis_store import Asked, RedisStore
-from proxy.ledger.rent import RentCommands
-from proxy.ledger.rent_link import RentLink
+from proxy.ledger.rates.leased_bucket import LeasedBucket
+from proxy.ledger.rates.redis_rates import RedisRates
+from proxy.ledger.rates.rent import RentCommands
+from proxy.ledger.rates.rent_link import RentLink
 from proxy.ledger.scripts import Keys
-from proxy.ledger.sentinels import Sentinels
+from proxy.ledger.seats.own_seats import OwnSeats
+from proxy.ledger.seats.redis_store import Asked, RedisStore
 from proxy.ledger.store import Ask, Denial, Grant, PenaltyClaim, SeatClaim, StoreDown, StoreEvents, StoreState, TokenClaim
-from proxy.ledger.subscription import Subscription
 from proxy.ledger.token_bucket import TokenBucket
 
 START_PATIENCE: Final = 2.0  # seconds until the gate opens without the store

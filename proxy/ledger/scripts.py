@@ -15,8 +15,8 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Final
 
-from proxy.ledger.levels import NOTHING, Bounds
-from proxy.ledger.own_seats import Seat
+from proxy.ledger.seats.levels import NOTHING, Bounds
+from proxy.ledger.seats.own_seats import Seat
 from proxy.ledger.store import Ask, Denial, PenaltyClaim, SeatClaim, TokenClaim
 
 Command = tuple[bytes, ...]

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config import Config, ConfigError, OnStoreDown, Overrides, StoreSettings, default, parse
 from proxy.config.store_schema import PREFIX_WORDS, STORE_WORDS, parse_prefix, parse_store
-from proxy.ledger.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
 
 Read = Callable[..., Config]
 Mistakes = Callable[..., list[str]]

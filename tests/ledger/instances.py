@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown, StoreOptions, open_store
-from proxy.ledger.redis_rates import RedisRates
+from proxy.ledger.links.addresses import Endpoint, StoreAddress
+from proxy.ledger.rates.redis_rates import RedisRates
 from proxy.ledger.store import StoreState
 from tests.support.redis_servers import HOST, RedisServer
 from tests.support.waiting import PATIENCE, until

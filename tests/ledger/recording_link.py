@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from proxy.ledger.leased_bucket import LeasedBucket
-from proxy.ledger.rent import RentCommands
-from proxy.ledger.rent_link import RentLink
+from proxy.ledger.rates.leased_bucket import LeasedBucket
+from proxy.ledger.rates.rent import RentCommands
+from proxy.ledger.rates.rent_link import RentLink
 from proxy.ledger.scripts import Command
 from proxy.ledger.store import StoreDown
 from tests.ledger.instances import Heard

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 
-from proxy.ledger.leased_bucket import LeasedBucket
+from proxy.ledger.rates.leased_bucket import LeasedBucket
 from tests.ledger.instances import Instance, address_of, instance
 from tests.support.cuttable import cuttable
 from tests.support.redis_servers import RedisServer

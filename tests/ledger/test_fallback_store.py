@@ -7,8 +7,8 @@ from math import inf
 
 import pytest
 
-from proxy.ledger.addresses import Endpoint, StoreAddress
 from proxy.ledger.fallback_store import FallbackStore, OnStoreDown
+from proxy.ledger.links.addresses import Endpoint, StoreAddress
 from proxy.ledger.store import Claim, Denial, Store, StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, Heard, address_of, instance, the_server_has
 from tests.ledger.penalty_contract import ANN, PenaltyClockContract, PenaltyContract, penalty

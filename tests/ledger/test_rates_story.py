@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-import proxy.ledger.redis_link
-import proxy.ledger.subscription
-from proxy.ledger.leased_bucket import Mode
+import proxy.ledger.links.redis_link
+import proxy.ledger.links.subscription
+from proxy.ledger.rates.leased_bucket import Mode
 from tests.ledger.instances import Instance, address_of, instance
 from tests.ledger.talkers import LATE, User, excess, hears
 from tests.support.cuttable import Cuttable, cuttable
@@ -328,10 +328,10 @@ class RatesStory(RuleBasedStateMachine):
 def short_times() -> object:
     """Of the connections; those of the store follow from the ttl."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy.ledger.redis_link, "PAUSES", (0.02, 0.05, 0.1))
-        patch.setattr(proxy.ledger.redis_link, "STALL", 0.3)
-        patch.setattr(proxy.ledger.subscription, "PAUSES", (0.02, 0.05, 0.1))
-        patch.setattr(proxy.ledger.subscription, "INTERVAL", 0.4)
+        patch.setattr(proxy.ledger.links.redis_link, "PAUSES", (0.02, 0.05, 0.1))
+        patch.setattr(proxy.ledger.links.redis_link, "STALL", 0.3)
+        patch.setattr(proxy.ledger.links.subscription, "PAUSES", (0.02, 0.05, 0.1))
+        patch.setattr(proxy.ledger.links.subscription, "INTERVAL", 0.4)
         yield
 
 

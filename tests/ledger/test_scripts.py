@@ -7,8 +7,7 @@ from math import inf
 
 import pytest
 
-from proxy.ledger.own_seats import OwnSeats
-from proxy.ledger.rent import Knowledge, Rent, RentCommands
+from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands
 from proxy.ledger.scripts import (
     ADMIT,
     SCRIPTS,
@@ -26,6 +25,7 @@ from proxy.ledger.scripts import (
     read_listing,
     read_told,
 )
+from proxy.ledger.seats.own_seats import OwnSeats
 from proxy.ledger.store import Denial, PenaltyClaim
 from tests.ledger.store_contract import member, seat, token
 

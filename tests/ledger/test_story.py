@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-import proxy.ledger.redis_link
+import proxy.ledger.links.redis_link
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim
 from tests.ledger.instances import Instance, address_of, instance, the_server_has
 from tests.ledger.store_contract import NOW, member, seat
@@ -347,8 +347,8 @@ class Story(RuleBasedStateMachine):
 def short_times() -> object:
     """Of the connection; those of the store follow from the ttl."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy.ledger.redis_link, "PAUSES", (0.02, 0.05, 0.1))
-        patch.setattr(proxy.ledger.redis_link, "STALL", 0.3)
+        patch.setattr(proxy.ledger.links.redis_link, "PAUSES", (0.02, 0.05, 0.1))
+        patch.setattr(proxy.ledger.links.redis_link, "STALL", 0.3)
         yield
 
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-import proxy.ledger.redis_link
+import proxy.ledger.links.redis_link
 from proxy.ledger import fallback_store
-from proxy.ledger.holders import SETTLED
+from proxy.ledger.seats.holders import SETTLED
 from proxy.ledger.store import Claim, Denial, StoreState
 from tests.ledger.instances import HEALED, PATIENCE, Instance, address_of, instance, seats_in, the_server_has
 from tests.ledger.store_contract import ask, denied, granted, member, seat, token, took
@@ -415,7 +415,7 @@ async def test_who_may_not_listen_is_told_so_and_shares_all_the_same(server: Red
 
 
 async def test_a_policy_that_was_put_right_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy.ledger.redis_link, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(proxy.ledger.links.redis_link, "LOOK_AGAIN", 0.05)
     async with redis_server(maxmemory="100mb", maxmemory_policy="allkeys-lru") as server, instance(address_of(server)) as one:
         await until(lambda: len(one.heard.policies) > 2, PATIENCE)
         assert set(one.heard.policies) == {"allkeys-lru"}
@@ -427,7 +427,7 @@ async def test_a_policy_that_was_put_right_is_noticed(monkeypatch: pytest.Monkey
 
 
 async def test_a_right_policy_is_not_asked_about_again(monkeypatch: pytest.MonkeyPatch, server: RedisServer) -> None:
-    monkeypatch.setattr(proxy.ledger.redis_link, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(proxy.ledger.links.redis_link, "LOOK_AGAIN", 0.01)
     async with instance(address_of(server)) as one:
         await asyncio.sleep(0.2)
         assert one.heard.policies == ["noeviction"]

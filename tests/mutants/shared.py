@@ -9,23 +9,23 @@ TELL = "proxy/ledger/lua/tell.lua"
 REAP = "proxy/ledger/lua/reap.lua"
 BURY = "proxy/ledger/lua/bury.lua"
 BEAT = "proxy/ledger/lua/beat.lua"
-HOLDERS = "proxy/ledger/holders.py"
-OWN_SEATS = "proxy/ledger/own_seats.py"
-TELLER = "proxy/ledger/teller.py"
-KEEPER = "proxy/ledger/keeper.py"
-LEVELS = "proxy/ledger/levels.py"
-SHARED_PENALTIES = "proxy/ledger/shared_penalties.py"
+HOLDERS = "proxy/ledger/seats/holders.py"
+OWN_SEATS = "proxy/ledger/seats/own_seats.py"
+TELLER = "proxy/ledger/seats/teller.py"
+KEEPER = "proxy/ledger/seats/keeper.py"
+LEVELS = "proxy/ledger/seats/levels.py"
+SHARED_PENALTIES = "proxy/ledger/seats/shared_penalties.py"
 SCOPED = "proxy/ledger/scoped_store.py"
 PENALIZE = "proxy/ledger/lua/penalize.lua"
-REDIS_STORE = "proxy/ledger/redis_store.py"
-REDIS_LINK = "proxy/ledger/redis_link.py"
+REDIS_STORE = "proxy/ledger/seats/redis_store.py"
+REDIS_LINK = "proxy/ledger/links/redis_link.py"
 SCRIPT_CALLS = "proxy/ledger/scripts.py"
 JOIN = "proxy/ledger/lua/join.lua"
 STORE_WATCH = "proxy/server/store_watch.py"
 FALLBACK = "proxy/ledger/fallback_store.py"
-SUBSCRIPTION = "proxy/ledger/subscription.py"
+SUBSCRIPTION = "proxy/ledger/links/subscription.py"
 
-_REDIS = "tests/ledger/test_redis_store.py"
+_REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
 _BAD_DAYS = "tests/ledger/test_trouble.py"
 CONTRACT = (f"{_REDIS}::TestContract",)
@@ -37,38 +37,38 @@ FLUSH = (f"{_REDIS}::test_a_flush_is_noticed_at_the_first_question_and_healed",)
 KEEPS_HIS_SEAT = (f"{_BAD_DAYS}::test_a_member_with_tabs_on_a_dead_and_on_a_living_instance_keeps_his_seat",)
 DEATH = (f"{_REDIS}::test_a_dead_instances_seats_are_free_after_its_ttl_and_not_before",)
 EMPTY = (f"{_REDIS}::test_a_server_that_comes_back_empty_is_told_everything",)
-FORMER = ("tests/ledger/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
-MARK = ("tests/ledger/test_keeper.py::test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew",)
-OWN_TABLE = ("tests/ledger/test_own_seats.py",)
-JUDGING = ("tests/ledger/test_holders.py",)
+FORMER = ("tests/ledger/seats/test_teller.py::test_an_id_of_before_has_nothing_any_more_when_all_is_told",)
+MARK = ("tests/ledger/seats/test_keeper.py::test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew",)
+OWN_TABLE = ("tests/ledger/seats/test_own_seats.py",)
+JUDGING = ("tests/ledger/seats/test_holders.py",)
 KEPT_OUT = (f"{_REDIS}::TestPenalties", f"{_REDIS}::TestPenaltiesOfAnotherInstance")
 OUTAGES = ("tests/ledger/test_fallback_store.py::test_an_outage_brings_no_fresh_burst_and_what_is_taken_meanwhile_is_taken_from_all",)
 LATE_PENALTIES = (
-    "tests/ledger/test_shared_penalties.py",
+    "tests/ledger/seats/test_shared_penalties.py",
     "tests/ledger/test_fallback_store.py::test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back",
 )
-LEVEL_TESTS = ("tests/ledger/test_levels.py",)
+LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
 
 RENT = "proxy/ledger/lua/rent.lua"
-LEASED_BUCKET = "proxy/ledger/leased_bucket.py"
-REDIS_RATES = "proxy/ledger/redis_rates.py"
-LANDLORD = "proxy/ledger/redis_landlord.py"
-OWN_BUCKETS = "proxy/ledger/own_buckets.py"
-RENT_LINK = "proxy/ledger/rent_link.py"
-BUCKET_TABLE = "proxy/ledger/bucket_table.py"
-ANSWER_TIMES = "proxy/ledger/answer_times.py"
+LEASED_BUCKET = "proxy/ledger/rates/leased_bucket.py"
+REDIS_RATES = "proxy/ledger/rates/redis_rates.py"
+LANDLORD = "proxy/ledger/rates/redis_landlord.py"
+OWN_BUCKETS = "proxy/ledger/rates/own_buckets.py"
+RENT_LINK = "proxy/ledger/rates/rent_link.py"
+BUCKET_TABLE = "proxy/ledger/rates/bucket_table.py"
+ANSWER_TIMES = "proxy/ledger/rates/answer_times.py"
 
-_SCRIPT = "tests/ledger/test_rent.py"
-_LANDLORD = "tests/ledger/test_redis_landlord.py"
-_OWN = "tests/ledger/test_own_buckets.py"
-_WORDS = "tests/ledger/test_rent_link.py"
+_SCRIPT = "tests/ledger/rates/test_rent.py"
+_LANDLORD = "tests/ledger/rates/test_redis_landlord.py"
+_OWN = "tests/ledger/rates/test_own_buckets.py"
+_WORDS = "tests/ledger/rates/test_rent_link.py"
 OWNERS = (f"{_SCRIPT}::TestOwner",)
 LEASES = (f"{_SCRIPT}::TestLeases",)
 TROUBLE = (f"{_SCRIPT}::TestTrouble",)
-BUCKET = ("tests/ledger/test_leased_bucket.py",)
-TIMES = ("tests/ledger/test_answer_times.py",)
-TABLE = ("tests/ledger/test_bucket_table.py",)
+BUCKET = ("tests/ledger/rates/test_leased_bucket.py",)
+TIMES = ("tests/ledger/rates/test_answer_times.py",)
+TABLE = ("tests/ledger/rates/test_bucket_table.py",)
 SAID = (f"{_WORDS}::TestWords", f"{_WORDS}::TestKnowledge")
 TOLD_AGAIN = (f"{_OWN}::TestToldAgain",)
 GIVEN_BACK = (f"{_OWN}::TestGivenBack",)
@@ -144,7 +144,7 @@ SHARED = (
         TELL,
         "redis.call('HEXISTS', KEYS[1], holder) == 0",
         "false",
-        ("tests/ledger/test_teller.py::test_whoever_is_not_listed_any_more_tells_everything_anew",),
+        ("tests/ledger/seats/test_teller.py::test_whoever_is_not_listed_any_more_tells_everything_anew",),
     ),
     Mutant("tell_keeps_former_seats", TELL, "if #former > 0 then redis.call('HDEL', name, unpack(former)) end", "", FORMER),
     Mutant("tell_keeps_former_members", TELL, "      change(name, id, -1)\n", "      after[#after + 1] = id .. ';'\n", FORMER),
@@ -218,7 +218,7 @@ SHARED = (
         BURY,
         "if counter and counter ~= ARGV[2] then return 0 end",
         "",
-        ("tests/ledger/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",),
+        ("tests/ledger/seats/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",),
     ),
     Mutant(
         "beat_lists_itself_again",
@@ -266,7 +266,7 @@ SHARED = (
         TELLER,
         "            self._own.untell(seats)  # the next",
         "            pass  # the next",
-        ("tests/ledger/test_teller.py::test_what_was_not_heard_is_told_again",),
+        ("tests/ledger/seats/test_teller.py::test_what_was_not_heard_is_told_again",),
     ),
     Mutant(
         "lost_words_of_forgotten_seats_are_not_told_again",
@@ -280,14 +280,14 @@ SHARED = (
         TELLER,
         "while self._own.untold or self._unheard:",
         "while self._own.untold:",
-        ("tests/ledger/test_teller.py::test_everything_is_told_only_when_what_was_on_its_way_is_heard",),
+        ("tests/ledger/seats/test_teller.py::test_everything_is_told_only_when_what_was_on_its_way_is_heard",),
     ),
     Mutant(
         "ids_in_doubt_are_forgotten",
         KEEPER,
         "        if self.holders.own != own:\n            return  # a doubt meanwhile",
         "        if False:\n            return  # a doubt meanwhile",
-        ("tests/ledger/test_keeper.py::test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between",),
+        ("tests/ledger/seats/test_keeper.py::test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between",),
     ),
     Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
     Mutant(
@@ -309,14 +309,14 @@ SHARED = (
         REDIS_LINK,
         "        self._in_flight.extend(batch)\n",
         '        self._in_flight.extend(one for one in batch if one.command[0] != b"PING")\n',
-        ("tests/ledger/test_redis_link.py",),
+        ("tests/ledger/links/test_redis_link.py",),
     ),
     Mutant(
         "whoever_answers_is_taken_for_redis",
         REDIS_LINK,
         "if await connection.read_response() != script.digest:",
         "if await connection.read_response() is None:",
-        ("tests/ledger/test_redis_link.py::test_whoever_speaks_something_else_is_never_believed",),
+        ("tests/ledger/links/test_redis_link.py::test_whoever_speaks_something_else_is_never_believed",),
     ),
     # bad days
     Mutant(
@@ -609,7 +609,7 @@ SHARED = (
         SUBSCRIPTION,
         "            self._denied(one_line(error))\n",
         "",
-        ("tests/ledger/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
+        ("tests/ledger/links/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
     ),
 )
 

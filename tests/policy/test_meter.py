@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.ledger.leased_bucket import LeasedBucket
 from proxy.ledger.memory_store import MemoryStore
+from proxy.ledger.rates.leased_bucket import LeasedBucket
 from proxy.ledger.store import Denial
 from proxy.ledger.token_bucket import TokenBucket
 from proxy.policy.admission import AdmissionRules, applies

@@ -1,0 +1,246 @@
+"""The landlord of shared buckets: asks the store for what they need, and tells them what it said.
+
+A question that is not answered in time is asked again: as long as the store is there, nothing passes that it did not give, but for a
+little in advance (LeasedBucket). While it is away buckets go on alone, each at its share; once a second it is looked whether that is
+over. While it is there and is being told anew what we hold (it may have lost its data), whoever asks waits for that; whoever wants what
+another instance has waits until that one gives it back. Neither waits without a timer, of which a bucket has one at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Final
+
+from proxy.ledger.links.link import CommandError
+from proxy.ledger.rates.answer_times import AnswerTimes
+from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
+from proxy.ledger.rates.own_buckets import OwnBuckets
+from proxy.ledger.rates.rent import Elsewhere, Leased, Owned, Rent, RentAnswer, Said, Verb, read_rent
+from proxy.ledger.rates.rent_link import RentLink
+from proxy.ledger.store import StoreDown
+
+BACKSTOP: Final = 0.05  # seconds that the link may take to say that there is no answer
+QUESTIONS: Final = 3  # that a frame waits for; where none is answered the link gives up as well
+OWNER: Final = 0.15  # seconds that a frame waits for an owner besides (lua/rent.lua)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A question that is on its way: since when, which of the bucket's, under which id."""
+
+    at: float
+    question: int
+    holder: bytes
+    is_repeated: bool
+
+
+class RedisLandlord:
+    """A Landlord. `timeout`: seconds for an answer. `instances`: how many there are, us included, as far as is known."""
+
+    def __init__(self, rents: RentLink, own: OwnBuckets, timeout: float, instances: Callable[[], int]) -> None:
+        self._rents = rents
+        self._own = own
+        self._timeout = timeout
+        self._instances = instances
+        self._answer_times = AnswerTimes()
+        self._alone: set[LeasedBucket] = set()
+        self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
+        self._healing: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until the store knows us again; then they ask, or are alone
+        self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
+        self._is_there = False  # the store, and what it has is what it should have
+        self._doubted_at = -inf
+        self._away_since = inf
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """Buckets that wait for an owner, or for the store to know us again."""
+        return len(self._waits) + len(self._healing)
+
+    # --- what buckets want
+
+    @property
+    def instances(self) -> int:
+        return self._instances()
+
+    @property
+    def away_since(self) -> float:
+        return self._away_since
+
+    def ask(self, bucket: LeasedBucket, now: float) -> None:
+        self._send(bucket, self._rents.question(bucket, now), now)
+
+    def late(self, bucket: LeasedBucket, now: float) -> None:
+        self._stop_waiting(bucket)
+        if self._rents.is_usable:
+            bucket.unanswered()
+        else:
+            self._give_up(bucket, now)
+
+    def _give_up(self, bucket: LeasedBucket, now: float) -> None:
+        self._stop_waiting(bucket)
+        self._look_for_store(now)
+        bucket.go_alone(now)
+        self._alone.add(bucket)
+
+    def _look_for_store(self, now: float) -> None:
+        self._away_since = inf if self._rents.is_usable else min(self._away_since, now)
+
+    def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
+        holder = self._rents.holder()
+        if not self._is_there:
+            self._wait_for_healing(bucket, now)
+            return
+        try:
+            answer = self._rents.call(word, now, holder, bucket.since)
+        except StoreDown:
+            self._give_up(bucket, now)
+            return
+        usual = self._answer_times.usual()
+        bucket.asked(now + self._timeout + BACKSTOP, now + QUESTIONS * self._timeout + OWNER, now, usual)
+        answer.add_done_callback(partial(self._answered, bucket, word, _Sent(now, bucket.question, holder, is_repeated)))
+
+    def _wait_for_healing(self, bucket: LeasedBucket, now: float) -> None:
+        """It takes a round trip or two, or is an outage."""
+        left = self._doubted_at + self._timeout - now
+        if left <= 0 or not self._rents.is_usable:
+            self._give_up(bucket, now)
+            return
+        self._stop_waiting(bucket)
+        bucket.asked(now + left + BACKSTOP, now + left, now, self._answer_times.usual())
+        self._healing[bucket] = self._loop.call_later(left, self._not_healed, bucket)
+
+    def _not_healed(self, bucket: LeasedBucket) -> None:
+        self._stop_waiting(bucket)
+        if bucket.mode is Mode.SHARED:
+            self._give_up(bucket, time.monotonic())
+        self._own.rest(bucket)
+
+    # --- what the store answers
+
+    def _answered(self, bucket: LeasedBucket, word: Rent, sent: _Sent, answer: asyncio.Future[object]) -> None:
+        if answer.cancelled():
+            return
+        now = time.monotonic()
+        is_awaited = bucket.mode is Mode.SHARED and bucket.question == sent.question
+        try:
+            said = read_rent(answer.result())
+            self._answer_times.heard(now - sent.at, now)
+            self._take(bucket, sent, said, now)
+        except CommandError as error:
+            if is_awaited and error.missing_script and not sent.is_repeated:
+                self._send(bucket, word, now, is_repeated=True)
+            elif is_awaited:
+                self._give_up(bucket, now)
+        except ValueError:
+            if is_awaited:
+                self._give_up(bucket, now)
+        except StoreDown:
+            if is_awaited:
+                self.late(bucket, now)
+        self._own.rest(bucket)
+
+    def _take(self, bucket: LeasedBucket, sent: _Sent, said: RentAnswer, now: float) -> None:
+        was_alone = bucket.mode is Mode.ALONE
+        match said:
+            case Owned(level, epoch):
+                self._alone.discard(bucket)
+                bucket.own(level, epoch, now)
+            case Leased(tokens, retry, sharers, left) if not was_alone:
+                bucket.sharers = sharers
+                bucket.lease(tokens, retry, sent.at, now, left)
+            case Elsewhere(retry, sharers) if not was_alone:
+                bucket.sharers = sharers
+                self._wait_for_owner(bucket, retry, now)
+                return  # whether somebody wants it from us is not known yet
+            case Said.UNLISTED if not was_alone:
+                self._unlisted(bucket, sent.holder, now)
+            case Said.CONFLICT:
+                self._rents.conflict(bucket)
+                if not was_alone:
+                    self._give_up(bucket, now)
+        self._stop_waiting(bucket)
+        if bucket in self._unwanted:
+            self._unwanted.discard(bucket)
+            self._own.give_back(bucket, Verb.YIELD)
+
+    def _wait_for_owner(self, bucket: LeasedBucket, retry: float, now: float) -> None:
+        self._stop_waiting(bucket)
+        bucket.put_off(now + retry + self._timeout, now)
+        self._waits[bucket] = self._loop.call_later(retry, self._ask_anew, bucket)
+
+    def _unlisted(self, bucket: LeasedBucket, holder: bytes, now: float) -> None:
+        """Whoever waits asks again, once the store knows us."""
+        self._rents.not_listed(holder)
+        self.late(bucket, now)
+
+    def _stop_waiting(self, bucket: LeasedBucket) -> None:
+        for timer in (self._waits.pop(bucket, None), self._healing.pop(bucket, None)):
+            if timer is not None:
+                timer.cancel()
+
+    def _ask_anew(self, bucket: LeasedBucket) -> None:
+        """The owner was told, and has either given it back or is taken for lost."""
+        self._stop_waiting(bucket)
+        if bucket.mode is Mode.SHARED:
+            self.ask(bucket, time.monotonic())
+
+    # --- what others did
+
+    def wanted(self, bucket: LeasedBucket) -> None:
+        """Somebody else wants it: it is given back, if need be as soon as it is ours."""
+        if bucket.mode is Mode.SHARED and bucket.is_asking:
+            self._unwanted.add(bucket)
+        else:
+            self._own.give_back(bucket, Verb.YIELD)
+            self._own.rest(bucket)
+
+    def freed(self, bucket: LeasedBucket) -> None:
+        """Its owner has given it back."""
+        if bucket in self._waits:
+            self._ask_anew(bucket)
+
+    def forget(self, bucket: LeasedBucket) -> None:
+        self._alone.discard(bucket)
+        self._unwanted.discard(bucket)
+        self._stop_waiting(bucket)
+
+    # --- is the store there?
+
+    def doubted(self) -> None:
+        """What the store has may be anything: nothing is asked until it is `healed`."""
+        if self._is_there:
+            self._doubted_at = time.monotonic()
+        self._is_there = False
+
+    def healed(self, now: float) -> None:
+        """It has what it should have: whoever waits for it asks, and so does whoever is alone."""
+        self._is_there = True
+        self._away_since = inf
+        for bucket in list(self._healing):
+            self.late(bucket, now)
+            self._own.rest(bucket)
+        self._rejoin(now)
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second."""
+        self._look_for_store(now)
+        self._rejoin(now)
+
+    def _rejoin(self, now: float) -> None:
+        """Those who are alone try the store again."""
+        if not self._is_there or not self._rents.is_usable:
+            return
+        alone, self._alone = self._alone, set()
+        for bucket in alone:
+            bucket.rejoin(now)
+            self._own.rest(bucket)
+
+    def stop(self) -> None:
+        for bucket in (*self._waits, *self._healing):
+            self._stop_waiting(bucket)

@@ -1,0 +1,112 @@
+"""What an instance says to the store about buckets that are shared: the words of lua/rent.lua, over the link.
+
+Every question has a number, higher than that of any question before it about whatever bucket: it is the epoch of what becomes ours by
+it, and with the last one that a bucket has heard of the store can tell an ownership that nobody ever used. With every word goes for how
+long the store is known to have been there, and since when its data is known to be lost: nothing that it has forgotten counts as full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from proxy.ledger.links.link import Link
+from proxy.ledger.rates.leased_bucket import LeasedBucket
+from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands, Verb
+from proxy.ledger.store import StoreDown, StoreEvents
+
+FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, unless it is known here that there were fewer
+
+
+class RentLink:
+    """`holder` (the id under which the store knows us, empty if there is none that counts) and `not_listed` (it does not know that id)
+    are set by whoever keeps the listing; without them nothing is checked. `may_own`: does the store reach us? If not, we own nothing
+    more. Times are seconds of the monotonic clock."""
+
+    def __init__(self, link: Link, commands: RentCommands, events: StoreEvents) -> None:
+        self._link = link
+        self._commands = commands
+        self._events = events
+        self._was_there = False
+        self._since: float | None = None  # the store is known to have been there
+        self._lost_at: float | None = None  # it lost its data
+        self.number = 0  # of the last question
+        self.may_own = False
+        self.holder: Callable[[], bytes] = lambda: b""
+        self.not_listed: Callable[[bytes], None] = lambda _: None
+
+    @property
+    def is_usable(self) -> bool:
+        """Is it worth asking?"""
+        return self._link.is_usable
+
+    # --- words
+
+    def question(self, bucket: LeasedBucket, now: float) -> Rent:
+        """For `bucket.need` and `bucket.want` tokens, with what is known of it."""
+        return replace(self.word(bucket, level=FIRST_MESSAGE), need=bucket.need, want=bucket.want, most=bucket.most(now))
+
+    def word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
+        """`level` in tokens, as in Rent. Anything but ASK has no number of its own."""
+        if verb is Verb.ASK:
+            self.number += 1
+        return Rent(
+            bucket.key,
+            bucket.full_rate,
+            bucket.burst,
+            verb,
+            bucket.epoch,
+            level,
+            may_own=self.may_own,
+            number=self.number,
+            heard=bucket.heard,
+        )
+
+    # --- said
+
+    def call(self, word: Rent, now: float, holder: bytes = b"", since: float | None = None) -> asyncio.Future[object]:
+        """The answer, for `read_rent`; it may raise StoreDown or CommandError. Raises StoreDown at once if there is nobody to ask.
+
+        `holder`: the id that must be listed, if any. `since`: the store has been there at least since then for this bucket.
+        """
+        return self._link.call(self._commands.rent(word, self._knowledge(since, now), holder))
+
+    def tell(self, word: Rent, now: float) -> None:
+        """Say something to which there is no answer that matters."""
+        with suppress(StoreDown):
+            self.call(word, now).add_done_callback(_look_away)
+
+    def disown(self, key: bytes, now: float) -> None:
+        """Somebody wants a bucket from us of which we know nothing. Whatever was said of it, we may have heard it."""
+        self.tell(Rent(key, 0.0, 0.0, Verb.YIELD, number=self.number, heard=self.number), now)
+
+    def _knowledge(self, since: float | None, now: float) -> Knowledge:
+        moments = [one for one in (since, self._since) if one is not None]
+        return Knowledge(now - max(moments) if moments else None, None if self._lost_at is None else now - self._lost_at)
+
+    # --- heard
+
+    def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
+        """(YIELD or FREED, key), or None for what is not ours."""
+        return self._commands.read_message(message)
+
+    def conflict(self, bucket: LeasedBucket) -> None:
+        """Its key holds what is not ours: the operator hears which rule's it is."""
+        self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
+
+    def healed(self, now: float, *, lost_data: bool) -> None:
+        """The store is there: for the first time, or again, or it has lost its data (lua/join.lua leaves a mark of that for others)."""
+        if self._was_there:
+            self._since = now
+        self._was_there = True
+        if lost_data:
+            self._lost_at = now
+
+
+def _look_away(answer: asyncio.Future[object]) -> None:
+    """Nobody waits for this one."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,350 @@
+"""Keeps this instance listed in the store, and the store in step with it: one task.
+
+After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
+store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush the other
+instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for the mark of one, and who
+listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other; with each goes a little
+of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
+
+What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
+takes writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from proxy.ledger.links.link import CommandError, Link
+from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
+from proxy.ledger.seats.holders import Holders, has_settled
+from proxy.ledger.seats.own_seats import OwnSeats, Seat
+from proxy.ledger.seats.teller import Teller
+from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
+
+HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
+JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
+MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
+REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
+FAREWELL: Final = 1.0  # seconds to say good-bye
+
+Read = TypeVar("Read")
+
+
+class Keeper:
+    """`ttl`: seconds after which a silent holder is dead."""
+
+    def __init__(self, link: Link, keys: Keys, own: OwnSeats, ttl: float, events: StoreEvents) -> None:
+        self._link = link
+        self._keys = keys
+        self._own = own
+        self._events = events
+        self._interval = min(HEARTBEAT, ttl / 5)
+        self._telling_time = self._interval * (1 + 2 * JITTER)
+        self._looks: dict[bytes, SeatClaim] = {}
+        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
+        self._refreshing: list[Seat] = []
+        self._refresh_rate = 0.0  # seats per heartbeat
+        self._refresh_due = 0.0  # seats
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._first = asyncio.Event()
+        self.holders = Holders(ttl, self._interval)
+        self.teller = Teller(link, keys, own, events)
+        self.teller.unlisted = self.not_listed
+        self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
+        self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
+        self.state = StoreState.DOWN
+        self.reason = "not connected yet"
+        self._is_refused = False  # it answered, and took no writes
+        self._is_flushed = False  # and has not decided since
+        self._patience = 0.0  # seconds that others have to tell what they hold, before it decides
+        link.up = self._link_up
+        link.down = self.fault
+
+    async def start(self, patience: float) -> str | None:
+        """Returns None as soon as the store decides; or after `patience` seconds, or the first failure, why it does not.
+
+        If others are telling it what they hold, that is waited for too: what is decided here alone meanwhile would know nothing of them.
+        """
+        self._link.start()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._first.wait()
+        if self.state is StoreState.HEALING:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._telling_time):
+                    await self._first.wait()
+        return None if self.state is StoreState.UP else self.reason
+
+    async def stop(self) -> None:
+        """Give back what is held, and be listed no more."""
+        await self.halt()
+        with suppress(StoreDown, CommandError, TimeoutError, Unlisted, ValueError):
+            async with asyncio.timeout(FAREWELL):
+                own = self.holders.own
+                if own is not None and self._link.is_usable:
+                    await self.teller.everything(own)
+                    await self.do(self._keys.unlist([own, *self.teller.former]))
+        await self._link.stop()
+
+    async def halt(self) -> None:
+        """Fall silent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    # --- doubt
+
+    def _link_up(self, anew: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        if anew:
+            self.doubt()
+        self._changed.set()
+
+    def fault(self, why: str) -> None:
+        """It does not answer, or not as it should. The keeper finds out when it does again."""
+        self.reason = why
+        self.teller.close()
+        self._enter(StoreState.DOWN, why)
+        self._first.set()
+        self._changed.set()
+
+    def not_listed(self, holder: bytes) -> None:
+        """The store does not know this id. If we have another one by now, that is no news."""
+        if holder == self.holders.own:
+            self.doubt()
+
+    def doubt(self) -> None:
+        """What the store has of us may be anything: nothing is asked until it was told anew."""
+        self.doubted()
+        own = self.holders.own
+        if own is not None:
+            self.teller.retire(own)
+            self.holders.doubted()
+        self.teller.close()
+        if self.state is StoreState.UP:
+            self._enter(StoreState.HEALING, "telling it what is held here")
+        self._changed.set()
+
+    def _enter(self, state: StoreState, why: str = "") -> None:
+        if state is not self.state:
+            self.state = state
+            self._events.state_changed(state, why)
+
+    async def _keep(self) -> None:
+        while True:
+            if not self._link.is_usable:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                await self._heal()
+                await self._live()
+            except Unlisted:
+                self.doubt()
+            except (StoreDown, CommandError, ValueError) as error:  # ValueError: an answer that is none of our scripts'
+                if self._link.is_usable:
+                    self.fault(str(error))
+            if self.state is StoreState.DOWN:
+                await asyncio.sleep(self._interval / 2)  # in case it answers, but not as it should
+
+    async def do(self, command: Command) -> object:
+        """Send a command, a second time if its script was missing. Raises StoreDown, CommandError."""
+        try:
+            return await self._link.call(command)
+        except CommandError as error:
+            if not error.missing_script:
+                raise
+            return await self._link.call(command)
+
+    # --- healing
+
+    async def _heal(self) -> None:
+        """Be listed, tell everything, let it decide from then on. Raises StoreDown, CommandError, Unlisted."""
+        own = self.holders.own
+        if own is None or self._own.overflowed or self.holders.is_overdue(time.monotonic()):
+            self.doubt()
+            own = await self._join()
+            self._own.mark_all()
+        else:
+            await self._beat(own)
+        if not self._is_refused:
+            self.healed(self._is_flushed)
+            if self._own.untold:
+                self._enter(StoreState.HEALING, "telling it what is held here")
+        await self.teller.everything(own)
+        if self.holders.own != own:
+            return  # a doubt meanwhile: what was told under this id must still move
+        await self._forget_former()
+        await self._probe()
+        if self.holders.own != own:
+            return
+        self.teller.open(own)
+        if self._patience:
+            await self._settle(self._patience)
+        if self.teller.is_open and self._link.is_usable:
+            self._is_flushed = False
+            self._patience = 0.0
+            self._enter(StoreState.UP)
+            self._first.set()
+
+    async def _join(self) -> bytes:
+        """Get a new id. Notes whether the store has forgotten all whom we knew, and how long others are to be waited for."""
+        own = secrets.token_hex(8).encode()
+        former, others = self.teller.former, self.holders.listed()
+        known = {*former, *others}
+        asked_at = time.monotonic()
+        joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
+        self.holders.joined(own, {name: count for name, count in joined.counters.items() if name not in former}, asked_at)
+        if not known:
+            self._patience = self._still_telling(joined)
+        elif known.isdisjoint(joined.counters):
+            self._is_flushed = True
+            if others or not has_settled(joined.counters):  # else nobody is missed: it is we who were taken for dead
+                self._patience = self._telling_time
+        return own
+
+    def _still_telling(self, joined: Joined) -> float:
+        """Seconds that others may need to tell what they hold, for all that is known to one who knew nobody.
+
+        A loss that was noticed has a mark. One that was not has left instances that listen and are not listed; but so does a machine that
+        lost its power, and then nothing is lost. So this one claims nothing: whoever was forgotten says so himself, a heartbeat later.
+        """
+        if joined.lost_for is not None:
+            return max(0.0, self._telling_time - joined.lost_for)
+        are_missed = joined.listeners > len(joined.counters) - 1 and not has_settled(joined.counters)
+        return self._telling_time if are_missed else 0.0
+
+    async def _probe(self) -> None:
+        """Does it take writes? Raises StoreDown, CommandError."""
+        try:
+            await self.do(self._keys.probe())
+        except CommandError:
+            self._is_refused = True
+            raise
+        if self._is_refused:
+            self._is_refused = False
+            self.healed(self._is_flushed)
+
+    async def _forget_former(self) -> None:
+        former = list(self.teller.former)
+        if former:
+            await self.do(self._keys.unlist(former))
+            self.teller.former = [one for one in self.teller.former if one not in former]
+
+    async def _settle(self, seconds: float) -> None:
+        """After a flush, or what may be one: the others tell theirs meanwhile."""
+        forgets = "has forgotten" if self._is_flushed else "may have forgotten"
+        self._enter(StoreState.HEALING, f"it {forgets} everything; the others are telling it what they hold")
+        until = time.monotonic() + seconds
+        while self.teller.is_open and (left := until - time.monotonic()) > 0:
+            await self._sleep(left)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until something has changed."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    # --- the heartbeat
+
+    async def _live(self) -> None:
+        """One heartbeat after the other, while all is well. Raises StoreDown, CommandError, Unlisted."""
+        while self.state is StoreState.UP and not self._own.overflowed:
+            await self._sleep(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+            own = self.holders.own
+            if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
+                return
+            self._refresh()
+            try:
+                self.teller.now()
+                await self._beat(own)
+                await self._look()
+            except StoreDown:
+                if not self._link.is_usable:
+                    raise
+                # one answer that is late is no outage; there are several heartbeats to a ttl
+
+    async def _beat(self, own: bytes) -> None:
+        asked_at = time.monotonic()
+        counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
+        for death in self.holders.heard(counters, asked_at):
+            if await self.do(self._keys.bury(death.holder, death.counter)) == 1:
+                self.holders.buried(death.holder)
+
+    def _judged(self, read: Callable[[object], Read], reply: object) -> Read:
+        try:
+            return read(reply)
+        except ValueError as error:
+            self._events.conflict("")
+            raise CommandError("its listing of holders is not ours") from error
+
+    def _refresh(self) -> None:
+        """A share of the own seats is told again, and their keys are looked at."""
+        if not self._refreshing:
+            self._refreshing = list(self._own)
+            self._refresh_rate = len(self._refreshing) * self._interval / REFRESH
+        self._refresh_due = min(self._refresh_due + self._refresh_rate, len(self._refreshing))
+        while self._refresh_due >= 1:
+            self._refresh_due -= 1
+            seat = self._refreshing.pop()
+            if seat.held:
+                self._own.mark(seat)
+                self.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
+
+    # --- the dead
+
+    def look_at(self, claim: SeatClaim) -> None:
+        """With the next heartbeat, free what dead holders have of this key."""
+        if len(self._looks) < MAX_LOOKS:
+            self._looks[claim.key] = claim
+
+    async def _look(self) -> None:
+        while self._looks:
+            _, claim = self._looks.popitem()
+            try:
+                holders = read_holders(await self.do(self._keys.holders_of(claim.key)))
+            except CommandError as error:
+                if not error.wrong_type:
+                    raise
+                self._events.conflict(claim.rule)
+            except ValueError:
+                self._events.conflict(claim.rule)
+            else:
+                await self.reap(claim, self.holders.dead_among(holders, time.monotonic()))
+
+    async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
+        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
+
+        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
+        """
+        await asyncio.gather(*(self._reap_once(claim, holder) for holder in dead))
+
+    async def _reap_once(self, claim: SeatClaim, holder: bytes) -> None:
+        lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
+        first = not lock.locked()
+        try:
+            async with lock:
+                if first:
+                    await self._reap(claim, holder)
+        finally:
+            if first:
+                self._reaping.pop((claim.key, holder), None)
+
+    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
+        cursor = b"0"
+        while True:
+            reply = await self.do(self._keys.reap(claim, holder, cursor))
+            if reply == b"C":
+                self._events.conflict(claim.rule)
+            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
+                return
+            cursor = reply

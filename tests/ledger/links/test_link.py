@@ -1,0 +1,21 @@
+"""Both ways to servers are Links."""
+
+from __future__ import annotations
+
+from proxy.ledger.fallback_store import StoreOptions, open_store
+from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.links.link import CommandError
+from tests.ledger.instances import Heard
+
+
+async def test_keys_of_one_tag_lie_in_one_slot_and_one_server_has_but_one() -> None:
+    for topology, apart in ((Topology.SINGLE, False), (Topology.SENTINEL, False), (Topology.CLUSTER, True)):
+        store = open_store(StoreOptions(StoreAddress((Endpoint("localhost", 1),), topology)), Heard())
+        slot = store._shared._link.slot
+        assert slot(b"test:n:{a:x}") == slot(b"test:m:{a:x}")
+        assert (slot(b"test:n:{a:x}") != slot(b"test:n:{b:x}")) is apart
+
+
+def test_an_error_says_whether_the_script_was_missing() -> None:
+    assert not CommandError("x").missing_script
+    assert CommandError("x", missing_script=True).missing_script

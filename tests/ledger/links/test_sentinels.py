@@ -1,0 +1,68 @@
+"""A master that Sentinels watch: found, lost, and found again where it is now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
+from proxy.ledger.links.sentinels import Sentinels
+from proxy.ledger.store import StoreDown, StoreState
+from tests.ledger.instances import PATIENCE, instance, the_server_has
+from tests.ledger.store_contract import denied, granted, member, seat
+from tests.support.redis_servers import HOST, SERVICE, free_port, redis_server, sentinels
+from tests.support.waiting import until
+
+
+def watched_by(*ports: int, service: str = SERVICE, password: str | None = None) -> StoreAddress:
+    endpoints = tuple(Endpoint(HOST, port) for port in ports)
+    return StoreAddress(endpoints, Topology.SENTINEL, service, password=password)
+
+
+@pytest.mark.long
+async def test_after_a_failover_everything_is_told_to_the_new_master() -> None:
+    async with sentinels(password="secret") as trio:
+        address = watched_by(*(one.port for one in trio.watchers), password="secret")
+        async with instance(address, deadline=0.2) as one, instance(address, deadline=0.2) as other:
+            for i in range(20):
+                await granted((one, other)[i % 2].store, seat("all", 20), member(f"user {i}", "room", 20))
+            old = await trio.master()
+            old.kill()
+            await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+            new = await trio.new_master(old)
+            found = time.monotonic()
+            await one.up()
+            await other.up()
+            assert time.monotonic() - found < 5.0
+            await the_server_has(new, {"all": 20, "room": 20}, 5.0)
+            await denied(other.store, seat("all", 20))
+
+
+async def test_a_sentinel_that_is_away_does_not_matter() -> None:
+    async with sentinels() as trio:
+        master = await trio.master()
+        frozen, *living = trio.watchers
+        frozen.freeze()
+        search = Sentinels(watched_by(frozen.port, free_port(), *(one.port for one in living)))
+        assert await search.locate() == Endpoint(HOST, master.port)
+        began = time.monotonic()
+        assert await search.locate() == Endpoint(HOST, master.port)  # whoever answered is asked first now
+        assert time.monotonic() - began < 0.25
+        frozen.thaw()
+
+
+async def test_an_unknown_service_is_said() -> None:
+    async with sentinels() as trio:
+        with pytest.raises(StoreDown, match="knows no master other"):
+            await Sentinels(watched_by(trio.watchers[0].port, service="other")).locate()
+
+
+async def test_what_is_no_sentinel_is_said() -> None:
+    async with redis_server() as server:
+        with pytest.raises(StoreDown, match="unknown command"):
+            await Sentinels(watched_by(server.port)).locate()
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(StoreDown, match="Connect call failed"):
+                await Sentinels(watched_by(free_port())).locate()

@@ -1,0 +1,211 @@
+"""Healing under fire: random upgrades, closes, crashes, floods of trouble over several instances; then all must be right again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+
+import proxy.ledger.seats.keeper
+from proxy.ledger.scripts import LOSS_TTL, read_joined
+from proxy.ledger.store import Grant, StoreState
+from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
+from tests.ledger.store_contract import ask, granted, member, seat
+from tests.support.cuttable import Cuttable, cuttable
+from tests.support.redis_servers import RedisServer, redis_server
+from tests.support.waiting import until
+
+LIMIT = 12
+INSTANCES = 3
+
+
+class Crowd:
+    """The clients of one instance: what they hold is the truth that the server must come to."""
+
+    def __init__(self, one: Instance, link: Cuttable, rng: random.Random) -> None:
+        self.one = one
+        self.link = link
+        self.rng = rng
+        self.held: list[tuple[Grant, str, str]] = []
+
+    async def come(self) -> None:
+        user, key = f"user {self.rng.randrange(30)}", f"k{self.rng.randrange(4)}"
+        asking = asyncio.ensure_future(ask(self.one.store, seat(key, LIMIT), member(user, "room", LIMIT)))
+        if self.rng.random() < 0.1:
+            await asyncio.sleep(self.rng.random() * 0.01)
+            asking.cancel()
+        try:
+            answer = await asking
+        except asyncio.CancelledError:
+            return
+        if isinstance(answer, Grant):
+            self.held.append((answer, user, key))
+
+    async def go(self) -> None:
+        if self.held:
+            grant, _, _ = self.held.pop(self.rng.randrange(len(self.held)))
+            self.one.store.release(grant)
+
+    async def live(self, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < until:
+            doing = [self.come() if self.rng.random() < 0.55 else self.go() for _ in range(self.rng.randrange(1, 6))]
+            await asyncio.gather(*doing)
+            await asyncio.sleep(self.rng.random() * 0.02)
+
+
+async def trouble(kind: str, server: RedisServer, crowd: Crowd, rng: random.Random) -> None:
+    if kind == "flush":
+        await server.ask("FLUSHALL")
+    elif kind == "scripts":
+        await server.ask("SCRIPT", "FLUSH")
+    elif kind == "restart":
+        server.kill()
+        await asyncio.sleep(rng.random())
+        await server.start()
+    elif kind == "freeze":
+        server.freeze()
+        await asyncio.sleep(rng.random() * TTL)
+        server.thaw()
+    elif kind == "listing":
+        await server.ask("DEL", "test:h")
+    elif kind == "buried" and crowd.one.holder is not None:
+        await server.ask("HDEL", "test:h", crowd.one.holder)
+    elif kind in ("hold", "refuse", "lose_replies", "half_open"):
+        getattr(crowd.link, kind)()
+        await asyncio.sleep(rng.random() * TTL * 1.5)
+        await crowd.link.forward()
+
+
+KINDS = ["flush", "scripts", "restart", "freeze", "listing", "buried", "hold", "refuse", "lose_replies", "half_open"]
+UNDIVIDED = ["scripts", "half_open"]  # everybody goes on seeing the same, and no seat is lost: no cap is ever broken
+
+
+def truth(crowds: list[Crowd]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for crowd in crowds:
+        for _, _, key in crowd.held:
+            found[key] = found.get(key, 0) + 1
+    users = {user for crowd in crowds for _, user, _ in crowd.held}
+    return found | ({"room": len(users)} if users else {})
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", [*KINDS, "all of it"])
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_the_server_comes_to_the_truth(kind: str, seed: int) -> None:
+    rng = random.Random(f"{kind} {seed}")
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(redis_server())
+        crowds = []
+        for _ in range(INSTANCES):
+            link = await stack.enter_async_context(cuttable(server.port))
+            one = await stack.enter_async_context(instance(address_of(server, link.port), deadline=0.2))
+            crowds.append(Crowd(one, link, random.Random(rng.random())))
+        end = asyncio.get_running_loop().time() + 6.0
+        living = [asyncio.ensure_future(crowd.live(end)) for crowd in crowds]
+        while asyncio.get_running_loop().time() < end - 1:
+            await asyncio.sleep(rng.random())
+            await trouble(rng.choice(KINDS) if kind == "all of it" else kind, server, rng.choice(crowds), rng)
+        await asyncio.gather(*living)
+        for crowd in crowds:
+            await crowd.one.up()
+        await the_server_has(server, truth(crowds), 10.0)
+        if kind in UNDIVIDED:
+            assert max(truth(crowds).values()) <= LIMIT
+        for crowd in crowds:
+            while crowd.held:
+                await crowd.go()
+        await the_server_has(server, {}, 10.0)
+        assert [len(crowd.one.store._own) for crowd in crowds] == [0] * INSTANCES
+
+
+async def test_whoever_moved_meanwhile_is_not_buried() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper = one.store._shared.keeper
+        other = b"0" * 16
+        await server.ask("HSET", "test:h", other, 8)
+        assert await keeper.do(keeper._keys.bury(other, 7)) == 0
+        assert await server.ask("HGET", "test:h", other) == "8"
+        assert await keeper.do(keeper._keys.bury(other, 8)) == 1
+        assert await server.ask("HEXISTS", "test:h", other) == 0
+
+
+async def test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper = one.store._shared.keeper
+        living, gone, gone_too = one.holder or b"", b"e" * 16, b"f" * 16
+
+        async def lost_for(*known: bytes) -> float | None:
+            return read_joined(await keeper.do(keeper._keys.join(secrets.token_hex(8).encode(), known))).lost_for
+
+        assert await lost_for() is None
+        assert await lost_for(gone, living, gone_too) is None
+        found = await lost_for(gone, gone_too)
+        assert found is not None
+        assert found < PATIENCE
+        await server.ask("PEXPIRE", "test:l", LOSS_TTL - 60_000)
+        for known in ((gone,), (living,), ()):
+            found = await lost_for(*known)
+            assert found is not None
+            assert 60.0 <= found < 60.0 + PATIENCE
+
+
+async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between() -> None:
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port)) as one:
+        await granted(one.store, seat(), member("ann"))
+        keeper, before = one.store._shared.keeper, one.holder
+        link.delay = 0.1  # each way
+        keeper.doubt()
+        await until(lambda: keeper.holders.own not in (before, None), PATIENCE)
+        await until(lambda: one.store._own.untold == 0, PATIENCE)  # it is on its way, under the new id
+        keeper.doubt()
+        link.delay = 0.0
+        await one.up()
+        await the_server_has(server, {"seats": 1, "room": 1})
+        assert list(await server.ask("HGETALL", "test:n:{seats}")) == [(one.holder or b"").decode()]
+
+
+async def test_one_late_heartbeat_is_no_outage() -> None:
+    async with (
+        redis_server() as server,
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port), ttl=6.0, deadline=0.2) as one,
+    ):
+        sent = one.store._shared._link.commands
+        link.delay = 0.15  # each way: what is asked comes back too late
+        await until(lambda: one.store._shared._link.commands > sent, PATIENCE)
+        await asyncio.sleep(0.3)
+        link.delay = 0.0
+        await until(lambda: one.store._shared._link.commands > sent + 2, PATIENCE)
+        assert one.heard.states == [StoreState.UP]
+
+
+async def test_a_stand_still_of_the_instance_itself_is_a_doubt() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        await granted(one.store, seat())
+        before = one.holder
+        time.sleep(TTL)  # noqa: ASYNC251 -- the whole loop stands still, as a frozen process does
+        await granted(one.store, seat("other"))
+        assert one.heard.states[1] is StoreState.HEALING
+        await one.up()
+        assert one.holder not in (before, None)
+        await the_server_has(server, {"seats": 1, "other": 1})
+
+
+async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.ledger.seats.keeper, "REFRESH", 1.0)
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        await granted(one.store, seat(limit=9), member("ann", limit=9))
+        await server.ask("PERSIST", "test:n:{seats}")
+        await server.ask("EXPIRE", "test:m:{room}", 100)
+        await server.ask("HSET", "test:n:{seats}", "f" * 16, "5")
+        async with asyncio.timeout(PATIENCE):
+            while await server.ask("HLEN", "test:n:{seats}") > 1 or await server.ask("TTL", "test:m:{room}") < 1000:  # noqa: ASYNC110 -- of another process
+                await asyncio.sleep(0.05)
+        assert await server.ask("TTL", "test:n:{seats}") > 1000
