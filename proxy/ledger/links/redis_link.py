@@ -318,7 +318,15 @@ class RedisLink:
         return batch
 
     async def _read(self, connection: Connection) -> None:
-        from redis.exceptions import AskError, ClusterDownError, NoScriptError, ReadOnlyError, ResponseError, TryAgainError
+        from redis.exceptions import (
+            AskError,
+            ClusterCrossSlotError,
+            ClusterDownError,
+            NoScriptError,
+            ReadOnlyError,
+            ResponseError,
+            TryAgainError,
+        )
 
         read = connection.read_response
         reply: object
@@ -332,7 +340,7 @@ class RedisLink:
                 except NoScriptError:
                     reply = CommandError("missing script", missing_script=True)
                     self._reload()
-                except (AskError, TryAgainError, ClusterDownError) as error:  # MOVED is an AskError
+                except (AskError, TryAgainError, ClusterDownError, ClusterCrossSlotError) as error:  # MOVED is an AskError
                     reply = CommandError(f"a Cluster: {one_line(error)}")
                     self.moved()
                 except ResponseError as error:
