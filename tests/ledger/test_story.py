@@ -53,7 +53,10 @@ Event = tuple[str, float]
 
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.tuples(st.sampled_from(["crash", "cut", "lose_replies", "stand_still", "mend", "mend"]), WHO),
-    st.tuples(st.sampled_from(["restart_empty", "freeze", "flush", "nothing", "heal"]), st.sampled_from([0.0, 0.05, 0.3, TTL])),
+    st.tuples(
+        st.sampled_from(["restart_empty", "save", "restart_saved", "freeze", "flush", "nothing", "heal"]),
+        st.sampled_from([0.0, 0.05, 0.3, TTL]),
+    ),
 )
 
 
@@ -112,6 +115,15 @@ class Site:
         self.parting |= {one for one in held.members() if one[0] in held.excused}
         return held
 
+    def ids(self) -> set[bytes]:
+        """All that it ever had, of which the server may know."""
+        keeper = self.one.store._shared.keeper
+        return {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
+
+    @property
+    def heard_at(self) -> float:
+        return self.one.store._shared.keeper.holders.heard_at
+
     @property
     def is_whole(self) -> bool:
         return self.silent_since is None and not self.link_is_deaf
@@ -119,6 +131,15 @@ class Site:
     @property
     def link_is_deaf(self) -> bool:
         return any(pair.deaf or pair.held for pair in self.link._pairs)
+
+
+@dataclass
+class Saved:
+    """What the server had on its disk at some time, `at`: who had seats, and which members (key, who) were there."""
+
+    at: float
+    holders: set[bytes]
+    members: set[tuple[bytes, bytes]]
 
 
 def people(sites: list[Site], key: str, *, excused: bool = True) -> int:
@@ -143,6 +164,7 @@ class Story(RuleBasedStateMachine):
         self.sites: list[Site] = []
         self.dead: set[bytes] = set()
         self.ghosts: set[tuple[bytes, bytes]] = set()  # whom the dead had excused: the server may have them until they are in the way
+        self.saved: Saved | None = None
         self.runner.run(self._begin())
 
     async def _begin(self) -> None:
@@ -210,10 +232,9 @@ class Story(RuleBasedStateMachine):
     async def crash(self, who: int) -> None:
         """Its connections are gone, nobody is told; another one takes its place."""
         site = self.sites[who]
-        keeper = site.one.store._shared.keeper
         await site.one.crash()
         site.link.shut()
-        self.dead |= {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
+        self.dead |= site.ids()
         self.ghosts |= site.excused_members()
         self.sites[who] = await self._come()
         await site.life.aclose()
@@ -256,7 +277,24 @@ class Story(RuleBasedStateMachine):
         self.server.kill()
         await asyncio.sleep(seconds)
         self._forgets()
+        await self.server.restart()
+
+    async def save(self, _: float) -> None:
+        await self.server.ask("SAVE")
+        members = {one for site in self.sites for held in site.held for one in held.members()}
+        self.saved = Saved(time.monotonic(), set().union(*(site.ids() for site in self.sites)), members)
+
+    async def restart_saved(self, seconds: float) -> None:
+        """With what it had on its disk, if all can see that this is of the past. Seats that were given back since are there again until
+        they are in the way, under ids that are nobody's any more."""
+        saved = self.saved
+        if saved is None or not all(site.is_whole and site.heard_at > saved.at for site in self.sites):
+            return
+        self.server.kill()
+        await asyncio.sleep(seconds)
         await self.server.start()
+        self.dead |= saved.holders
+        self.ghosts |= saved.members
 
     async def freeze(self, seconds: float) -> None:
         self.server.freeze()

@@ -329,6 +329,102 @@ async def test_a_new_connection_is_no_loss_of_data(server: RedisServer) -> None:
         assert await server.ask("EXISTS", "test:l") == 0
 
 
+# --- data of the past ---------------------------------------------------------------------------------------------------------------
+
+
+async def have_beaten(*instances: Instance) -> None:
+    """Each has heard of a heartbeat that was sent from now on."""
+    now = time.monotonic()
+    await until(lambda: all(one.store._shared.keeper.holders.heard_at > now for one in instances), PATIENCE)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts to connect: the others are back within the time that they are given."""
+    monkeypatch.setattr(proxy.ledger.links.redis_link, "PAUSES", (0.02, 0.05))
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("is_new", [False, True], ids=["before", "after"])
+async def test_on_data_of_the_past_nobody_decides_before_the_others_have_told_what_they_hold(server: RedisServer, is_new: bool) -> None:
+    """What was saved has the seats of one only. He comes back first. The other one came before that was saved, or after it."""
+    async with cuttable(server.port) as link, AsyncExitStack() as stack:
+        one = await stack.enter_async_context(instance(address_of(server)))
+        if not is_new:
+            other = await stack.enter_async_context(instance(address_of(server, link.port)))
+        for number in range(10):
+            await granted(one.store, seat(limit=20), member(f"early {number}", limit=20))
+        await server.ask("SAVE")
+        if is_new:
+            other = await stack.enter_async_context(instance(address_of(server, link.port)))
+        for number in range(10):
+            await granted(other.store, seat(limit=20), member(f"late {number}", limit=20))
+        await have_beaten(one, other)
+        link.refuse()
+        server.kill()
+        await server.start()
+        await until(lambda: one.store._shared.keeper.teller.is_open, PATIENCE)
+        assert one.store.state is StoreState.HEALING
+        assert (await seats_in(server))["seats"] == 10
+        await link.forward()
+        await other.up()
+        await the_server_has(server, {"seats": 20, "room": 20})
+        await one.up()
+        await denied(one.store, seat(limit=20))
+        await denied(one.store, member("new", limit=20))
+        assert await server.ask("EXISTS", "test:l") == is_new  # who finds nobody whom he knew, and only he, claims a loss
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_an_id_from_long_ago_that_comes_back_with_old_data_is_nobodys_at_once(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port)) as one, instance(address_of(server)) as other:
+        await granted(one.store, seat())
+        long_ago = one.holder
+        await server.ask("SAVE")
+        link.refuse()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await link.forward()
+        await one.up()
+        assert one.holder != long_ago
+        await have_beaten(one, other)
+        server.kill()
+        await server.start()
+        await one.up()
+        await other.up()
+        assert not await server.ask("HEXISTS", "test:h", long_ago or b"")
+        await the_server_has(server, {"seats": 1})
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("with_data", [False, True], ids=["reconnect", "restart"])
+async def test_after_an_outage_that_lost_nothing_nobody_waits_for_others(server: RedisServer, with_data: bool) -> None:
+    async with instance(address_of(server)) as one, instance(address_of(server)) as other:
+        both = (one, other)
+        await have_beaten(*both)
+        before = [each.holder for each in both]
+        if with_data:
+            await server.restart(keep_data=True)
+        else:
+            await server.ask("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: not {each.holder for each in both} & {*before, None}, PATIENCE)
+        await asyncio.gather(*(each.up() for each in both))
+        assert [each.store._shared.keeper._patience for each in both] == [0.0, 0.0]
+        assert not [why for each in both for why in each.heard.reasons if "others" in why]
+
+
+async def test_one_who_was_taken_for_dead_waits_for_none_of_those_who_live(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port)) as one, instance(address_of(server)) as other:
+        before = one.holder
+        await have_beaten(one)
+        assert one.store._shared.keeper.holders.listed() == {other.holder}
+        link.hold()
+        await until(lambda: before not in other.store._shared.keeper.holders.listed(), PATIENCE)
+        await link.forward()
+        await one.up()
+        assert one.holder != before
+        assert not [why for why in one.heard.reasons if "others" in why]
+
+
 async def test_who_may_not_ask_for_the_mark_starts_all_the_same(server: RedisServer) -> None:
     await server.ask("ACL", "SETUSER", "gate", "on", ">secret", "~test:*", "&test:*", "+@all", "-pttl")
     address = replace(address_of(server), username="gate", password="secret")

@@ -6,6 +6,9 @@ heard. Whoever has just come, or come back, has watched nobody yet. An id that t
 instance is listed before it takes its first seat; but only if we have been listed ourselves for one ttl, since after a flush
 the others need time to come back.
 
+Counters only go up, and each answer to a heartbeat has our own one. So a listing in which it is lower than we have heard is of the past:
+the server has come back with data that are older than what it knew.
+
 Pure: times are seconds of the monotonic clock, ids come from the caller.
 """
 
@@ -50,6 +53,8 @@ class Holders:
         self._suspects: dict[bytes, float] = {}
         self._dead: dict[bytes, None] = {}
         self._former: dict[bytes, None] = {}
+        self._latest = b""  # our id, or what it was before it was in doubt ...
+        self._counter = 0  # ... as heard last
         self._heard_at = 0.0
         self._since = 0.0
         self.own: bytes | None = None
@@ -77,6 +82,7 @@ class Holders:
         if self.own is not None:
             self._remember_former(self.own)
         self.own = own
+        self._latest, self._counter = own, counters.get(own, 0)
         self._since = asked_at
         self._watched.clear()
         self._suspects.clear()
@@ -95,11 +101,21 @@ class Holders:
         while len(self._former) > MAX_FORMER:
             del self._former[next(iter(self._former))]
 
+    def is_of_the_past(self, counters: Mapping[bytes, int]) -> bool:
+        """Is this listing from before we last heard one? To be asked by one who was listed.
+
+        If it does not list us, it is from before we came, or somebody has taken us for dead: but then he has gone on since.
+        """
+        if self._latest in counters:
+            return counters[self._latest] < self._counter
+        return not any(counters.get(holder, 0) > watched.counter for holder, watched in self._watched.items())
+
     def heard(self, counters: Mapping[bytes, int], asked_at: float) -> list[Death]:
         """The answer to the heartbeat that was sent at `asked_at`. Returns deaths to declare."""
         if asked_at - self._heard_at > MAX_GAP * self._interval:
             self._watched.clear()  # whoever stood still may have had the same trouble as we
         self._heard_at = asked_at
+        self._counter = counters.get(self._latest, self._counter)
         for holder in self._watched.keys() - counters.keys():
             del self._watched[holder]
             self._bury(holder)  # declared by another one, or gone of its own accord

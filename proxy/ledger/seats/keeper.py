@@ -1,8 +1,8 @@
 """Keeps this instance listed in the store, and the store in step with it: one task.
 
 After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
-store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush the other
-instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for the mark of one, and who
+store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush, or where the data
+is of the past, the other instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for the mark of one, and who
 listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other; with each goes a little
 of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
 
@@ -16,7 +16,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final, TypeVar
 
@@ -63,7 +63,8 @@ class Keeper:
         self.reason = "not connected yet"
         self._is_refused = False  # it answered, and took no writes
         self._is_flushed = False  # and has not decided since
-        self._patience = 0.0  # seconds that others have to tell what they hold, before it decides
+        self._patience = 0.0  # seconds that others have to tell what they hold, before it decides ...
+        self._loss = ""  # ... and why, for a sentence that begins with "it"
         link.up = self._link_up
         link.down = self.fault
 
@@ -198,18 +199,30 @@ class Keeper:
     async def _join(self) -> bytes:
         """Get a new id. Notes whether the store has forgotten all whom we knew, and how long others are to be waited for."""
         own = secrets.token_hex(8).encode()
-        former, others = self.teller.former, self.holders.listed()
-        known = {*former, *others}
+        known = {*self.teller.former, *self.holders.listed()}
         asked_at = time.monotonic()
         joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
+        self._note_loss(joined, known)
+        for old in self.holders.former:
+            if old in joined.counters and old not in self.teller.former:
+                self.teller.retire(old)  # it was taken off the listing long ago: what is told moves from there too
+        former = self.teller.former
         self.holders.joined(own, {name: count for name, count in joined.counters.items() if name not in former}, asked_at)
-        if not known:
-            self._patience = self._still_telling(joined)
-        elif known.isdisjoint(joined.counters):
-            self._is_flushed = True
-            if others or not has_settled(joined.counters):  # else nobody is missed: it is we who were taken for dead
-                self._patience = self._telling_time
         return own
+
+    def _note_loss(self, joined: Joined, known: Collection[bytes]) -> None:
+        """`known`: holders of before, ourselves among them."""
+        if not known:
+            self._loss = "may have forgotten everything"
+            self._patience = self._still_telling(joined)
+        elif joined.counters.keys().isdisjoint(known):
+            self._is_flushed = True
+            self._loss = "has forgotten everything"
+            if self.holders.listed() or not has_settled(joined.counters):  # else nobody is missed: it is we who were taken for dead
+                self._patience = self._telling_time
+        elif self.holders.is_of_the_past(joined.counters):
+            self._loss = "has come back with data of the past"
+            self._patience = self._telling_time
 
     def _still_telling(self, joined: Joined) -> float:
         """Seconds that others may need to tell what they hold, for all that is known to one who knew nobody.
@@ -240,9 +253,8 @@ class Keeper:
             self.teller.former = [one for one in self.teller.former if one not in former]
 
     async def _settle(self, seconds: float) -> None:
-        """After a flush, or what may be one: the others tell theirs meanwhile."""
-        forgets = "has forgotten" if self._is_flushed else "may have forgotten"
-        self._enter(StoreState.HEALING, f"it {forgets} everything; the others are telling it what they hold")
+        """After a loss of data, or what may be one: the others tell theirs meanwhile."""
+        self._enter(StoreState.HEALING, f"it {self._loss}; the others are telling it what they hold")
         until = time.monotonic() + seconds
         while self.teller.is_open and (left := until - time.monotonic()) > 0:
             await self._sleep(left)

@@ -125,3 +125,40 @@ def test_one_who_was_there_for_long_shows_that_nobody_is_to_be_waited_for() -> N
     assert not has_settled({})
     assert not has_settled({ME: 1, ANN: SETTLED - 1})
     assert has_settled({ME: 1, ANN: SETTLED, BOB: 1})
+
+
+def test_a_listing_in_which_our_counter_is_lower_than_we_heard_is_of_the_past(holders: Holders) -> None:
+    beat(holders, 102.0, 104.0, ann=7)
+    holders.doubted()
+    assert holders.is_of_the_past({ME: 103, ANN: 7})
+    assert not holders.is_of_the_past({ME: 104, ANN: 7})
+    assert not holders.is_of_the_past({ME: 105})  # the answer was lost
+
+
+def test_an_answer_that_comes_in_doubt_is_heard_too(holders: Holders) -> None:
+    holders.doubted()
+    beat(holders, 104.0, 104.0, ann=7)
+    assert holders.is_of_the_past({ME: 103, ANN: 7})
+
+
+def test_who_is_not_listed_beside_those_who_stand_still_came_after_this_listing(holders: Holders) -> None:
+    beat(holders, 102.0, 104.0, ann=7, bob=3)
+    holders.doubted()
+    assert holders.is_of_the_past({ANN: 7})
+    assert holders.is_of_the_past({ANN: 6, BOB: 3, b"new": 9})
+
+
+def test_who_is_not_listed_beside_one_who_has_gone_on_was_taken_for_dead(holders: Holders) -> None:
+    beat(holders, 102.0, 104.0, ann=7, bob=3)
+    holders.doubted()
+    assert not holders.is_of_the_past({ANN: 15, BOB: 3})
+
+
+def test_of_several_ids_the_latest_tells(holders: Holders) -> None:
+    """The one before may be taken off the listing at any time."""
+    beat(holders, 102.0, 104.0, ann=7)
+    holders.doubted()
+    holders.joined(b"again", {b"again": 1, ANN: 7}, 105.0)
+    holders.doubted()
+    assert not holders.is_of_the_past({b"again": 1, ANN: 7})
+    assert holders.is_of_the_past({ME: 104, ANN: 7})
