@@ -115,11 +115,6 @@ class Site:
         self.parting |= {one for one in held.members() if one[0] in held.excused}
         return held
 
-    def ids(self) -> set[bytes]:
-        """All that it ever had, of which the server may know."""
-        keeper = self.one.store._shared.keeper
-        return {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
-
     @property
     def heard_at(self) -> float:
         return self.one.store._shared.keeper.holders.heard_at
@@ -232,9 +227,10 @@ class Story(RuleBasedStateMachine):
     async def crash(self, who: int) -> None:
         """Its connections are gone, nobody is told; another one takes its place."""
         site = self.sites[who]
+        keeper = site.one.store._shared.keeper
         await site.one.crash()
         site.link.shut()
-        self.dead |= site.ids()
+        self.dead |= {*keeper.holders.former, *keeper.teller.former} | ({keeper.holders.own} if keeper.holders.own else set())
         self.ghosts |= site.excused_members()
         self.sites[who] = await self._come()
         await site.life.aclose()
@@ -280,9 +276,13 @@ class Story(RuleBasedStateMachine):
         await self.server.restart()
 
     async def save(self, _: float) -> None:
-        await self.server.ask("SAVE")
-        members = {one for site in self.sites for held in site.held for one in held.members()}
-        self.saved = Saved(time.monotonic(), set().union(*(site.ids() for site in self.sites)), members)
+        async with self.server.client(decode_responses=False) as client, client.pipeline(transaction=False) as together:  # a SAVE must not be in one
+            together.hkeys("test:n:{seats}")
+            together.hkeys("test:n:{room}")
+            together.hkeys("test:m:{room}")
+            together.save()
+            *holders, members, _ = await together.execute()
+        self.saved = Saved(time.monotonic(), {one for some in holders for one in some}, {(b"room", one) for one in members})
 
     async def restart_saved(self, seconds: float) -> None:
         """With what it had on its disk, if all can see that this is of the past. Seats that were given back since are there again until
@@ -408,6 +408,23 @@ def test_who_came_in_by_an_outage_may_come_with_a_second_tab() -> None:
         there = [(1, [member(who, "room", CAPS["room"])]) for who in "db"]
         story.turn(crowd=there, event=("freeze", TTL), leavers=[], seconds=TTL)
         story.turn(crowd=there[:1], event=("nothing", 0.0), leavers=[], seconds=0.0)
+    finally:
+        story.teardown()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(60)
+def test_who_came_after_what_was_saved_counts_when_that_comes_back() -> None:
+    story = Story()
+    story.begin()
+    try:
+        crowd = [(who, [seat("seats", CAPS["seats"]), member(name, "room", CAPS["room"])]) for who, name in enumerate("dea")]
+        story.turn(crowd=[], event=("save", 0.0), leavers=[(0, 0), (1, 0), (2, 0)], seconds=0.4)
+        story.turn(crowd=crowd, event=("nothing", 0.0), leavers=[(0, 0), (1, 0), (2, 0)], seconds=0.4)
+        story.turn(crowd=crowd, event=("restart_saved", 0.3), leavers=[], seconds=0.1)
+        story.turn(crowd=crowd, event=("nothing", 0.0), leavers=[], seconds=0.4)
+        assert story.saved is not None
+        assert story.saved.holders <= story.dead
     finally:
         story.teardown()
 

@@ -24,7 +24,7 @@ from proxy.ledger.links.link import CommandError, Link
 from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
 from proxy.ledger.seats.holders import Holders, has_settled
 from proxy.ledger.seats.own_seats import OwnSeats, Seat
-from proxy.ledger.seats.teller import Teller
+from proxy.ledger.seats.teller import MAX_FORMER, Teller
 from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
@@ -203,10 +203,7 @@ class Keeper:
         asked_at = time.monotonic()
         joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
         self._note_loss(joined, known)
-        for old in self.holders.former:
-            if old in joined.counters and old not in self.teller.former:
-                self.teller.retire(old)  # it was taken off the listing long ago: what is told moves from there too
-        former = self.teller.former
+        former = self.teller.former = [*self._returned(joined), *self.teller.former][-MAX_FORMER:]  # what is told moves from there too
         self.holders.joined(own, {name: count for name, count in joined.counters.items() if name not in former}, asked_at)
         return own
 
@@ -218,11 +215,15 @@ class Keeper:
         elif joined.counters.keys().isdisjoint(known):
             self._is_flushed = True
             self._loss = "has forgotten everything"
-            if self.holders.listed() or not has_settled(joined.counters):  # else nobody is missed: it is we who were taken for dead
-                self._patience = self._telling_time
+            if self.holders.listed() or self._returned(joined) or not has_settled(joined.counters):
+                self._patience = self._telling_time  # else nobody is missed: it is we who were taken for dead
         elif self.holders.is_of_the_past(joined.counters):
             self._loss = "has come back with data of the past"
             self._patience = self._telling_time
+
+    def _returned(self, joined: Joined) -> list[bytes]:
+        """Own ids that were taken off the listing long ago, and are there again: with data of the past."""
+        return [old for old in self.holders.former if old in joined.counters and old not in self.teller.former]
 
     def _still_telling(self, joined: Joined) -> float:
         """Seconds that others may need to tell what they hold, for all that is known to one who knew nobody.
