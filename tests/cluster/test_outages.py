@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,13 +13,14 @@ from statistics import median
 
 import pytest
 
+from proxy.ledger.scripts import BEAT, BURY, JOIN
 from proxy.server.store_watch import DOWN
 from tests.cluster.gates import GateProcess, gates, seats_in, total_in
 from tests.cluster.guests import Guest, Party, game, party, statuses
 from tests.support.cuttable import cuttable
 from tests.support.raw import upgrade_head
-from tests.support.redis_servers import FLAVOURS, Flavour, RedisServer, cluster, redis_server, sentinels
-from tests.support.waiting import eventually
+from tests.support.redis_servers import FLAVOURS, HOST, Flavour, RedisServer, cluster, redis_server, sentinels
+from tests.support.waiting import eventually, until
 
 TTL = 5.0  # seconds, of a holder
 HEAL = 5.0  # seconds from the store's return until all is right again
@@ -111,6 +113,10 @@ class Hall:
         """Beyond what frames wait without an outage, on a machine that is shared by guests, gates and all who look at them."""
         assert median(self.worst) <= median(self.calm) + DELAY, (self.calm, self.worst)
 
+    def nobody_waited_in_the_last_run(self) -> None:
+        """It was too long to be run often: no frame waited longer than beyond what one did in some calm second."""
+        assert self.worst[-1] <= max(self.calm) + DELAY, (self.calm, self.worst)
+
     def _talkers(self) -> list[Guest]:
         return [*self.people.inside[-TALKERS:], *self.people.inside[-TALKERS - ROOM : -ROOM]]
 
@@ -142,6 +148,35 @@ async def hall(folder: Path, stores: list[str], servers: list[RedisServer], room
         await found.fill(rooms)
         await found.heals(30)
         yield found
+
+
+@asynccontextmanager
+async def overheard(server: RedisServer) -> AsyncIterator[bytearray]:
+    """All that the server is asked meanwhile, as MONITOR tells it."""
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    heard = bytearray()
+
+    async def listen() -> None:
+        while said := await reader.read(65_536):
+            heard.extend(said)
+
+    writer.write(b"MONITOR\r\n")
+    listening = asyncio.create_task(listen())
+    try:
+        await until(lambda: heard)
+        yield heard
+        until_now = secrets.token_hex(8)
+        await server.ask("ECHO", until_now)
+        await until(lambda: until_now.encode() in heard)
+    finally:
+        writer.close()
+        listening.cancel()
+
+
+def nobody_was_buried(asked: bytearray) -> None:
+    """None of the gates took another one for dead, not even for a moment."""
+    assert asked.count(BEAT.digest)
+    assert not asked.count(BURY.digest)
 
 
 Outage = Callable[[RedisServer], Awaitable[None]]
@@ -201,10 +236,13 @@ async def test_2000_connections_outlive_a_store_that_is_frozen_for_a_minute(tmp_
             async with place.outage():
                 await frozen(store)
         place.nobody_waited()
-        store.freeze()
-        await asyncio.sleep(60)
-        store.thaw()
-        await place.heals()
+        async with overheard(store) as asked, place.outage():
+            store.freeze()
+            await asyncio.sleep(60)
+            store.thaw()
+        place.nobody_waited_in_the_last_run()
+        nobody_was_buried(asked)
+        assert asked.count(JOIN.digest) == len(place.gates)  # each moved its seats once
         found = await seats_in([store])
         assert {len(counts) for counts in found.values()} == {3}
         await place.is_full_and_fair()
@@ -218,11 +256,13 @@ async def test_2000_connections_outlive_a_partition_of_one_gate(tmp_path: Path) 
         cuttable(store.port) as link,
         hall(tmp_path, [store.url_via(link.port), store.url, store.url], [store], rooms=20) as place,
     ):
-        for _ in range(RUNS):
-            async with place.outage():
-                link.hold()
-                await asyncio.sleep(3)
-                await link.forward()
+        async with overheard(store) as asked:
+            for _ in range(RUNS):
+                async with place.outage():
+                    link.hold()
+                    await asyncio.sleep(3)
+                    await link.forward()
+        nobody_was_buried(asked)
         assert [len(gate.told(DOWN)) for gate in place.gates] == [RUNS, 0, 0]
         place.nobody_waited()
         await place.is_full_and_fair()

@@ -34,6 +34,7 @@ SILENT: Final = 0.6 * TTL  # whoever was silent for so long may be taken for dea
 HEALED: Final = 5.0  # seconds from when all is whole until all is well
 PATIENCE: Final = 20.0  # seconds until what the dead had is free
 INSTANCES: Final = 3
+LAST: Final = 0.15  # seconds that one comes back after the others: less than the time that they give it
 BETWEEN_WAVES: Final = 0.03  # seconds: less than a heartbeat
 CAPS: Final = {"seats": 4, "room": 3}
 USERS: Final = "abcde"
@@ -285,14 +286,20 @@ class Story(RuleBasedStateMachine):
         self.saved = Saved(time.monotonic(), {one for some in holders for one in some}, {(b"room", one) for one in members})
 
     async def restart_saved(self, seconds: float) -> None:
-        """With what it had on its disk, if all can see that this is of the past. Seats that were given back since are there again until
-        they are in the way, under ids that are nobody's any more."""
+        """With what it had on its disk, if all can see that this is of the past. Whoever holds most is the last to be back.
+
+        Seats that were given back since are there again until they are in the way, under ids that are nobody's any more.
+        """
         saved = self.saved
         if saved is None or not all(site.is_whole and site.heard_at > saved.at for site in self.sites):
             return
+        last = max(self.sites, key=lambda site: len(site.held))
+        last.link.refuse()
         self.server.kill()
         await asyncio.sleep(seconds)
         await self.server.start()
+        await asyncio.sleep(LAST)
+        await last.link.forward()
         self.dead |= saved.holders
         self.ghosts |= saved.members
 
@@ -418,11 +425,13 @@ def test_who_came_after_what_was_saved_counts_when_that_comes_back() -> None:
     story = Story()
     story.begin()
     try:
-        crowd = [(who, [seat("seats", CAPS["seats"]), member(name, "room", CAPS["room"])]) for who, name in enumerate("dea")]
-        story.turn(crowd=[], event=("save", 0.0), leavers=[(0, 0), (1, 0), (2, 0)], seconds=0.4)
-        story.turn(crowd=crowd, event=("nothing", 0.0), leavers=[(0, 0), (1, 0), (2, 0)], seconds=0.4)
-        story.turn(crowd=crowd, event=("restart_saved", 0.3), leavers=[], seconds=0.1)
-        story.turn(crowd=crowd, event=("nothing", 0.0), leavers=[], seconds=0.4)
+        house = [seat("seats", CAPS["seats"]), member("d", "room", CAPS["room"])]
+        story.turn(crowd=[], event=("save", 0.0), leavers=[], seconds=0.0)
+        story.turn(crowd=[], event=("nothing", 0.0), leavers=[(0, 0), (0, 0)], seconds=0.1)
+        story.turn(crowd=[(2, house)], event=("nothing", 0.0), leavers=[], seconds=0.5)
+        assert len(story.sites[2].held) == 3
+        others = [(0, [seat("seats", CAPS["seats"])]), (1, [member("e", "room", CAPS["room"])])]
+        story.turn(crowd=others, event=("restart_saved", 0.0), leavers=[], seconds=0.0)
         assert story.saved is not None
         assert story.saved.holders <= story.dead
     finally:
