@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from proxy.app import open_files
+from proxy.ledger.seats.keeper import HEARTBEAT, JITTER, REFRESH
 from tests.cluster.gates import gates
 from tests.cluster.guests import game, party, statuses
 from tests.support.raw import upgrade_head
@@ -16,8 +19,7 @@ from tests.support.waiting import eventually
 
 SECONDS = 12.0
 BATCH = 100  # upgrades at once
-PER_HEARTBEAT = 4  # commands: the heartbeat, and the share of the sweep with a look at it
-INTERVAL = 1.8  # seconds between two heartbeats at least
+INTERVAL = HEARTBEAT * (1 - JITTER)  # seconds between two heartbeats at least
 YAML = """
 refuse_with: http
 store_timeout: 1s
@@ -25,10 +27,17 @@ rules: [{name: everybody, per: global, connections: 100000}, {name: seats, per: 
 """
 
 
-async def scripts_run(server: RedisServer) -> int:
-    """Calls of the gates since it started; nobody else uses scripts or reads hashes."""
+IN_SCRIPTS = {"hexists", "hincrby", "expire", "hgetall", "hset"}  # what the heartbeat and the sweep run on the server
+
+
+async def asked(server: RedisServer) -> Counter[str]:
+    """Commands since it started, without those that scripts run: of the gates, and `info` and `hello` of whoever counts."""
     stats = await server.info("commandstats")
-    return sum(int(stats[f"cmdstat_{name}"]["calls"]) for name in ("evalsha", "hkeys") if f"cmdstat_{name}" in stats)
+    return Counter({name[8:]: int(about["calls"]) for name, about in stats.items() if name[8:] not in IN_SCRIPTS})
+
+
+async def scripts_run(server: RedisServer) -> int:
+    return (await asked(server))["evalsha"]
 
 
 @pytest.mark.parametrize("guests", [500, pytest.param(9000, marks=[pytest.mark.long, pytest.mark.timeout(180)])])
@@ -46,7 +55,13 @@ async def test_an_idle_gate_sends_its_heartbeat_and_the_slow_sweep(guests: int, 
             return await scripts_run(store) == before
 
         await eventually(is_quiet)
-        before = await scripts_run(store)
+        before, started = await asked(store), time.monotonic()
         await asyncio.sleep(SECONDS)
-        assert 0 < await scripts_run(store) - before <= PER_HEARTBEAT * (SECONDS / INTERVAL + 1)
+        now = await asked(store)
+        beats = (time.monotonic() - started) / INTERVAL + 1
+        swept = 1 + beats * (guests + 1) * HEARTBEAT / REFRESH
+        assert SECONDS / (HEARTBEAT * (1 + JITTER)) - 1 <= now["evalsha"] - before["evalsha"] <= beats + min(beats, swept)
+        assert now["hkeys"] - before["hkeys"] <= swept
+        assert now["ping"] - before["ping"] <= beats
+        assert set(now - before) <= {"evalsha", "hkeys", "ping", "info", "hello"}
         assert len(people.inside) == guests
