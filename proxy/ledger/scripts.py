@@ -93,11 +93,10 @@ Answer = Granted | Refused | Conflict
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """We are listed. `counters`: the listing, us included. `listeners`: channels of ours on which somebody listens. `lost_for`: seconds
-    since the store lost its data; None: never, as far as it knows."""
+    """We are listed. `counters`: the listing, us included; one that is 0 belongs to somebody who knew nobody, and found that some may
+    have been forgotten. `lost_for`: seconds since the store lost its data; None: never, as far as it knows."""
 
     counters: Mapping[bytes, int]
-    listeners: int
     lost_for: float | None
 
 
@@ -257,10 +256,10 @@ def read_listing(reply: object) -> Mapping[bytes, int]:
 
 def read_joined(reply: object) -> Joined:
     """Raises ValueError for what is no listing."""
-    if not isinstance(reply, list) or len(reply) != 3 or not all(isinstance(word, int) for word in reply[:2]):
+    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[0], int):
         raise ValueError("no listing of holders")
-    listeners, lost_for, listing = reply
-    return Joined(read_listing(listing), listeners, lost_for / 1000 if lost_for >= 0 else None)
+    lost_for, listing = reply
+    return Joined(read_listing(listing), lost_for / 1000 if lost_for >= 0 else None)
 
 
 def read_holders(reply: object) -> Sequence[bytes]:

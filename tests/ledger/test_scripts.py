@@ -131,14 +131,14 @@ def test_what_our_script_does_not_say_is_an_error(reply: object) -> None:
 def test_a_listing_and_what_is_none() -> None:
     a, b = b"a" * 16, b"0123456789abcdef"
     assert read_listing([a, b"3", b, b"17"]) == {a: 3, b: 17}
-    assert read_joined([4, -1, [a, b"3"]]) == Joined({a: 3}, 4, None)
-    assert read_joined([0, 1500, [a, b"3"]]) == Joined({a: 3}, 0, 1.5)
+    assert read_joined([-1, [a, b"3"]]) == Joined({a: 3}, None)
+    assert read_joined([1500, [a, b"3"]]) == Joined({a: 3}, 1.5)
     for listing in (b"OK", [a], [a, b"x"], [a, b"-1"], [a, b"9" * 16], [a, b""], [a[1:], b"1"], [a.upper(), b"1"], [b"visits", b"7"]):
         with pytest.raises(ValueError, match=r"."):
             read_listing(listing)
         with pytest.raises(ValueError, match=r"."):
-            read_joined([1, -1, listing])
-    for joined in (b"C", [], [1], [b"1", -1, [a, b"1"]], [1, b"2", [a, b"1"]], [1, None, [a, b"1"]], [1, [a, b"1"]], [a, b"3"]):
+            read_joined([-1, listing])
+    for joined in (b"C", [], [1], [b"1", [a, b"1"]], [None, [a, b"1"]], [1, -1, [a, b"1"]], [1, 2], [a, b"3"]):
         with pytest.raises(ValueError, match=r"."):
             read_joined(joined)
 

@@ -213,6 +213,18 @@ async def test_who_starts_just_after_a_flush_waits_for_the_others_to_tell_what_t
         await the_server_has(server, {"all": 10, "room": 10}, HEALED)
 
 
+async def test_of_many_who_start_after_a_flush_that_one_has_not_noticed_nobody_opens_before_it_knows(server: RedisServer) -> None:
+    """Each of them is listed, and does not listen yet."""
+    address = address_of(server)
+    async with instance(address) as one, AsyncExitStack() as stack:
+        await granted(one.store, seat())
+        await listened_to(server, 1)
+        await server.ask("FLUSHALL")
+        for late in await asyncio.gather(*(stack.enter_async_context(instance(address)) for _ in range(4))):
+            assert late.heard.states == [StoreState.HEALING, StoreState.UP]
+            await denied(late.store, seat())
+
+
 async def test_who_starts_just_after_a_flush_does_not_open_before_it_knows(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback_store, "START_PATIENCE", 0.5)
     address = address_of(server)
@@ -393,6 +405,27 @@ async def test_an_id_from_long_ago_that_comes_back_with_old_data_is_nobodys_at_o
         await other.up()
         assert not await server.ask("HEXISTS", "test:h", long_ago or b"")
         await the_server_has(server, {"seats": 1})
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_who_finds_his_id_from_long_ago_waits_for_those_whom_he_may_not_know(server: RedisServer) -> None:
+    async with instance(address_of(server)) as one:
+        long_ago = one.holder
+
+        async def has_settled() -> bool:
+            return int(await server.ask("HGET", "test:h", long_ago or b"")) >= SETTLED
+
+        await eventually(has_settled)
+        await server.ask("SAVE")
+        await server.ask("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: one.holder not in (long_ago, None), PATIENCE)
+        await one.up()
+        before = one.holder
+        server.kill()
+        await server.start()
+        await until(lambda: one.holder not in (before, None) and one.store._shared.keeper.teller.is_open, PATIENCE)
+        assert one.store.state is StoreState.HEALING
+        await one.up()
 
 
 @pytest.mark.usefixtures("short_pauses")

@@ -233,8 +233,8 @@ class Keeper:
         """
         if joined.lost_for is not None:
             return max(0.0, self._telling_time - joined.lost_for)
-        are_missed = joined.listeners > len(joined.counters) - 1 and not has_settled(joined.counters)
-        return self._telling_time if are_missed else 0.0
+        are_missed = 0 in joined.counters.values()  # whoever comes first finds more listeners than holders: lua/join.lua
+        return self._telling_time if are_missed and not has_settled(joined.counters) else 0.0
 
     async def _probe(self) -> None:
         """Does it take writes? Raises StoreDown, CommandError."""
