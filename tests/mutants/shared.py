@@ -564,7 +564,9 @@ SHARED = (
         "self.holders.listed() or",
         (f"{_BAD_DAYS}::test_who_finds_his_id_from_long_ago_waits_for_those_whom_he_may_not_know",),
     ),
-    Mutant("the_present_is_the_past", HOLDERS, "counters[self._latest] < self._counter", "counters[self._latest] <= self._counter", JUDGING),
+    Mutant(
+        "the_present_is_the_past", HOLDERS, "counters[self._latest] < self._counter", "counters[self._latest] <= self._counter", JUDGING
+    ),
     Mutant("who_stands_still_has_gone_on", HOLDERS, "counters.get(holder, 0) > watched", "counters.get(holder, 0) >= watched", JUDGING),
     Mutant("own_counter_is_not_heard", HOLDERS, "self._counter = counters.get(self._latest, self._counter)", "pass", JUDGING),
     Mutant("nobody_was_there_for_long", HOLDERS, "counter >= SETTLED", "counter > SETTLED", JUDGING),

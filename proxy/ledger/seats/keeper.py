@@ -2,9 +2,9 @@
 
 After every doubt (a new connection, a flush, an own standstill) it joins under a new id, has everything told, and only then lets the
 store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush, or where the data
-is of the past, the other instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for the mark of one, and who
-listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other; with each goes a little
-of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
+is of the past, the other instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for
+the mark of one, and who listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other;
+with each goes a little of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
 
 What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
 takes writes.
