@@ -277,10 +277,7 @@ class Story(RuleBasedStateMachine):
         await self.server.restart()
 
     async def save(self, _: float) -> None:
-        async with (
-            self.server.client(decode_responses=False) as client,
-            client.pipeline(transaction=False) as together,
-        ):  # a SAVE must not be in one
+        async with self.server.client(decode_responses=False) as client, client.pipeline(transaction=False) as together:  # SAVE needs none
             together.hkeys("test:n:{seats}")
             together.hkeys("test:n:{room}")
             together.hkeys("test:m:{room}")
