@@ -534,7 +534,7 @@ SHARED = (
         JOIN,
         "  if listing[i + 1] == '0' and ARGV[4] ~= '' then count = '0' end\n",
         "",
-        (f"{_BAD_DAYS}::test_of_many_who_start_after_a_flush_that_one_has_not_noticed_nobody_opens_before_it_knows",),
+        ("tests/ledger/seats/test_keeper.py::test_newcomers_tell_each_other_that_somebody_may_have_been_forgotten",),
     ),
     Mutant(
         "data_of_the_past_are_the_present",

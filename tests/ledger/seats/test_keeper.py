@@ -17,7 +17,7 @@ from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance
 from tests.ledger.store_contract import ask, granted, member, seat
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.redis_servers import RedisServer, redis_server
-from tests.support.waiting import until
+from tests.support.waiting import eventually, until
 
 LIMIT = 12
 INSTANCES = 3
@@ -154,6 +154,30 @@ async def test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_k
             found = await lost_for(*known)
             assert found is not None
             assert 60.0 <= found < 60.0 + PATIENCE
+
+
+async def test_newcomers_tell_each_other_that_somebody_may_have_been_forgotten() -> None:
+    """There is one listener more than there are holders; the next newcomers are listed, and do not listen yet."""
+    async with (
+        redis_server() as server,
+        instance(address_of(server)) as one,
+        server.client() as client,
+        client.pubsub() as forgotten,
+    ):
+        keeper = one.store._shared.keeper
+        await forgotten.subscribe("test:i:" + "d" * 16)
+
+        async def both_listen() -> bool:
+            return len(await server.ask("PUBSUB", "CHANNELS", "test:i:*")) == 2
+
+        await eventually(both_listen)
+
+        async def begins_with(*known: bytes) -> int:
+            own = secrets.token_hex(8).encode()
+            return read_joined(await keeper.do(keeper._keys.join(own, known))).counters[own]
+
+        assert [await begins_with() for _ in range(3)] == [0, 0, 0]
+        assert await begins_with(one.holder or b"") == 1
 
 
 async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between() -> None:
