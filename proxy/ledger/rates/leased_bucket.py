@@ -225,13 +225,13 @@ class LeasedBucket(TokenBucket):
 
     def _advance_at(self, cost: float, now: float) -> float:
         """When `cost` passes in advance, if no answer comes; infinite if that never happens."""
-        missing = cost + self.owed - self._available(now) - self._alone_with(self._advance_from)
+        missing = cost + self.owed - self._available(now) - self._in_advance(self._advance_from)
         return self._advance_from + max(0.0, missing) * self._shares / self.full_rate
 
     def _is_advanced(self, least: float, now: float) -> bool:
-        """No answer yet: what it would have if it were alone is a lease as well, and a debt."""
+        """No answer yet: what it may have in advance is a lease as well, and a debt."""
         missing = least - self._available(now)
-        if missing > self._alone_with(now):
+        if missing > self._in_advance(now):
             return False
         self._debt += missing
         self._owes_until = now + self.full_burst / self.full_rate
@@ -338,7 +338,7 @@ class LeasedBucket(TokenBucket):
         """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
         began = self._grows_from = min(self._grows_from, self._landlord.away_since, now)
         rate, burst = self.full_rate / self._shares, max(min(GRACE, self.full_burst), self.full_burst / self._shares)
-        level = min(burst, self._available(now) + self._alone_with(now))
+        level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))
         self._enter(Mode.ALONE)
         self.rate, self.burst, self.level, self.stamp = rate, burst, level, now
         self.absence = Absence(began if self.absence is None else min(began, self.absence.began), now)
@@ -350,20 +350,27 @@ class LeasedBucket(TokenBucket):
         """How many have one each: those who used it last, or all who may."""
         return max(1, self.sharers or self._landlord.instances)
 
-    def _alone_with(self, now: float) -> float:
+    def _in_advance(self, now: float) -> float:
+        """Tokens that may pass before the answer: what it would have if it were alone, but of what nobody knows only GRACE."""
+        return self._alone_with(now, self._grace if self._most == inf else self._share_of_what_was_left(now))
+
+    def _alone_with(self, now: float, share_left: float) -> float:
         """Tokens that it would have if it were alone, besides those of leases."""
-        left = self._share_of_what_was_left(now) if self._left is None else self._left
+        left = share_left if self._left is None else self._left
         share = max(min(GRACE, self.full_burst), self.full_burst / self._shares)
         return min(share, left + max(0.0, now - self._grows_from) * self.full_rate / self._shares) - self._debt
 
     def _share_of_what_was_left(self, now: float) -> float:
-        """Of the bucket as the store said last, or as if it had been full and there were one more to share it; and GRACE at least, if the
-        burst has so much for each instance."""
-        instances = max(1, self.sharers, self._landlord.instances)
-        grace = GRACE if self.full_burst >= GRACE * instances else min(GRACE, self.full_burst) / instances
+        """Of the bucket as the store said last, or as if it had been full and there were one more to share it."""
         if self._most == inf:
-            return max(grace, self.full_burst / (self._shares + 1))
-        return max(grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares)
+            return max(self._grace, self.full_burst / (self._shares + 1))
+        return max(self._grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares)
+
+    @property
+    def _grace(self) -> float:
+        """Tokens that it has at least: GRACE if the burst has so many for each instance, else a share of it or of the burst."""
+        instances = max(1, self.sharers, self._landlord.instances)
+        return GRACE if self.full_burst >= GRACE * instances else min(GRACE, self.full_burst) / instances
 
     def is_done(self, now: float) -> bool:
         """May it be forgotten, if nobody uses it? Its tokens are with the store, or it is full."""

@@ -363,6 +363,15 @@ class TestAdvance:
         assert bucket.known_at(1.0, NOW + 0.01) == NOW + self.USUAL
         assert bucket.take(1.0, NOW + self.USUAL)
 
+    def test_of_what_nobody_knows_one_token_passes_and_of_what_was_left_a_share(self) -> None:
+        for left, share in ((None, 1), (12.0, 6)):
+            bucket, landlord = shared()
+            if left is not None:
+                bucket.lease(0.0, 0.0, NOW - SLACK, NOW - SLACK, left - 2 * SLACK * 10.0)
+            landlord.usual = self.USUAL
+            assert not bucket.would_pass(1.0, NOW)
+            assert passed(bucket, 20, NOW + self.USUAL) == share
+
     def test_where_nobody_knows_how_long_answers_take_it_waits(self) -> None:
         bucket, _ = shared()
         assert not bucket.would_pass(1.0, NOW)
