@@ -317,7 +317,9 @@ class RatesStory(RuleBasedStateMachine):
         await asyncio.sleep(0.05)
         owners = [await self.server.ask("HGET", f"test:b:{{{key.decode()}}}", "o") for key in LIMITS]
         rates = [site.one.rates for site in self.sites]
-        return owners == [None] * len(LIMITS) and not any(len(one) + one.landlord.waiting for one in rates)
+        kept = [bucket for one in rates for key in LIMITS if (bucket := one.buckets.get(key)) is not None]
+        are_right = all(bucket.mode is Mode.SHARED and bucket.owes > 0 and not bucket.users for bucket in kept)
+        return owners == [None] * len(LIMITS) and are_right and not any(one.landlord.waiting for one in rates)
 
     async def _close(self) -> None:
         for site in self.sites:

@@ -148,6 +148,11 @@ class LeasedBucket(TokenBucket):
     def is_asking(self) -> bool:
         return self.deadline < inf
 
+    @property
+    def owes(self) -> float:
+        """Tokens that passed in advance and are not paid back."""
+        return self._debt
+
     # --- what a meter asks
 
     def would_pass(self, cost: float, now: float) -> bool:

@@ -166,7 +166,8 @@ class TestOwner:
     async def test_a_question_that_runs_after_a_later_one_changes_nothing(self, server: RedisServer, ann: Tenant) -> None:
         assert await ann.write(replace(ASK, number=8)) == Owned(10.0, b"8")
         for verb in (Verb.ASK, Verb.YIELD, Verb.LEAVE):
-            assert await ann.write(replace(ASK, verb=verb, number=7)) is Said.DONE
+            for epoch in (b"", b"5"):
+                assert await ann.write(replace(ASK, verb=verb, epoch=epoch, number=7, heard=5)) is Said.DONE
         assert await field(server, "e") == b"8"
 
     async def test_what_one_that_never_heard_it_gets_is_no_more_than_he_says_it_can_be(self, ann: Tenant) -> None:
