@@ -660,8 +660,8 @@ RATES = (
     Mutant(
         "alone_at_the_whole_rate",
         LEASED_BUCKET,
-        "max(1, self.sharers or self._landlord.instances)\n\n    def _in",
-        "1\n\n    def _in",
+        "max(1, self.sharers if now - self._sharers_at < NEWS else self._landlord.instances)",
+        "1",
         BUCKET,
     ),
     Mutant(
@@ -688,12 +688,12 @@ RATES = (
         "self._left, self._grows_from = None, inf\n        self._most",
         BUCKET,
     ),
-    Mutant("what_nobody_knows_is_full", LEASED_BUCKET, "self.full_burst / (self._shares + 1))", "self.full_burst)", BUCKET),
+    Mutant("what_nobody_knows_is_full", LEASED_BUCKET, "self.full_burst / (self._shares(now) + 1))", "self.full_burst)", BUCKET),
     Mutant("what_nobody_knows_passes_in_advance", LEASED_BUCKET, "self._grace if self._most == inf else self", "self", BUCKET),
     Mutant(
         "what_was_left_is_not_shared",
         LEASED_BUCKET,
-        "self.most(min(now, self._grows_from))) / self._shares)",
+        "self.most(min(now, self._grows_from))) / self._shares(now))",
         "self.most(min(now, self._grows_from))))",
         BUCKET,
     ),
@@ -887,7 +887,7 @@ RATES = (
     Mutant(
         "who_gave_a_bucket_back_takes_itself_for_the_only_one",
         OWN_BUCKETS,
-        "            bucket.sharers = max(bucket.sharers, 2)\n",
+        "            bucket.used_by(max(bucket.sharers, 2), now)\n",
         "            pass\n",
         (f"{_OWN}::test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate",),
     ),

@@ -25,6 +25,7 @@ LATE: Final = 0.25  # seconds: what a lease may live, and a shared bucket fills 
 SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills beyond it, or polls would find nothing (lua/rent.lua)
 SLACK: Final = 0.02  # seconds: of two questions the second may be so much longer on its way
 PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
+NEWS: Final = 2.0  # seconds for which it counts how many use a bucket, as in lua/rent.lua
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
 GRACE: Final = 1.0  # token that a bucket has alone at least, if its burst has one for each instance: for the frame that waited in vain
 
@@ -86,6 +87,7 @@ class LeasedBucket(TokenBucket):
         "_most_at",
         "_owes_until",
         "_patience",
+        "_sharers_at",
         "_spare",
         "_spent",
         "_waiting",
@@ -129,7 +131,7 @@ class LeasedBucket(TokenBucket):
         self.heard = 0  # the question that made it ours last; of a new bucket: the last one that there was about any
         self.need = 0.0
         self.want = 0.0
-        self.sharers = 0  # instances that use it, as the store said last; 0: it has said nothing yet
+        self.sharers, self._sharers_at = 0, -inf  # instances that use it, as the store said last, and when
         self.absence: Absence | None = None  # when this bucket was alone, if the store has not answered since
         self._enter(Mode.SHARED)
 
@@ -231,7 +233,7 @@ class LeasedBucket(TokenBucket):
     def _advance_at(self, cost: float, now: float) -> float:
         """When `cost` passes in advance, if no answer comes; infinite if that never happens."""
         missing = cost + self.owed - self._available(now) - self._in_advance(self._advance_from)
-        return self._advance_from + max(0.0, missing) * self._shares / self.full_rate
+        return self._advance_from + max(0.0, missing) * self._shares(now) / self.full_rate
 
     def _is_advanced(self, least: float, now: float) -> bool:
         """No answer yet: what it may have in advance is a lease as well, and a debt."""
@@ -325,7 +327,7 @@ class LeasedBucket(TokenBucket):
         self._enter(Mode.OWNED)
         self.rate, self.level, self.stamp = self.full_rate, self._pay(level), now
         self.epoch, self.heard = epoch, int(epoch)
-        self.sharers = 1
+        self.used_by(1, now)
         self._left, self._grows_from, self.absence = None, inf, None
         self._settle()
 
@@ -342,7 +344,7 @@ class LeasedBucket(TokenBucket):
     def go_alone(self, now: float) -> None:
         """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
         began = self._grows_from = min(self._grows_from, self._landlord.away_since, now)
-        rate, burst = self.full_rate / self._shares, max(min(GRACE, self.full_burst), self.full_burst / self._shares)
+        rate, burst = self.full_rate / self._shares(now), max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
         level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))
         self._enter(Mode.ALONE)
         self.rate, self.burst, self.level, self.stamp = rate, burst, level, now
@@ -350,10 +352,13 @@ class LeasedBucket(TokenBucket):
         self._debt = 0.0
         self._settle()
 
-    @property
-    def _shares(self) -> int:
-        """How many have one each: those who used it last, or all who may."""
-        return max(1, self.sharers or self._landlord.instances)
+    def used_by(self, sharers: int, now: float) -> None:
+        """So many instances use it, this one among them."""
+        self.sharers, self._sharers_at = sharers, now
+
+    def _shares(self, now: float) -> int:
+        """How many have one each: those who use it, if that is no old news, or all who may."""
+        return max(1, self.sharers if now - self._sharers_at < NEWS else self._landlord.instances)
 
     def _in_advance(self, now: float) -> float:
         """Tokens that may pass before the answer: what it would have if it were alone, but of what nobody knows only GRACE."""
@@ -362,14 +367,14 @@ class LeasedBucket(TokenBucket):
     def _alone_with(self, now: float, share_left: float) -> float:
         """Tokens that it would have if it were alone, besides those of leases."""
         left = share_left if self._left is None else self._left
-        share = max(min(GRACE, self.full_burst), self.full_burst / self._shares)
-        return min(share, left + max(0.0, now - self._grows_from) * self.full_rate / self._shares) - self._debt
+        share = max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
+        return min(share, left + max(0.0, now - self._grows_from) * self.full_rate / self._shares(now)) - self._debt
 
     def _share_of_what_was_left(self, now: float) -> float:
         """Of the bucket as the store said last, or as if it had been full and there were one more to share it."""
         if self._most == inf:
-            return max(self._grace, self.full_burst / (self._shares + 1))
-        return max(self._grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares)
+            return max(self._grace, self.full_burst / (self._shares(now) + 1))
+        return max(self._grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares(now))
 
     @property
     def _grace(self) -> float:

@@ -60,7 +60,7 @@ class OwnBuckets:
         now = time.monotonic()
         word = self._rents.word(bucket, verb)
         if verb is Verb.YIELD:
-            bucket.sharers = max(bucket.sharers, 2)
+            bucket.used_by(max(bucket.sharers, 2), now)
         if bucket.mode is Mode.OWNED:
             in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
             word = replace(word, want=float(in_use), level=bucket.share(now))

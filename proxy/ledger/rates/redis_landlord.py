@@ -151,10 +151,10 @@ class RedisLandlord:
                 self._alone.discard(bucket)
                 bucket.own(level, epoch, now)
             case Leased(tokens, retry, sharers, left) if not was_alone:
-                bucket.sharers = sharers
+                bucket.used_by(sharers, now)
                 bucket.lease(tokens, retry, sent.at, now, left)
             case Elsewhere(retry, sharers) if not was_alone:
-                bucket.sharers = sharers
+                bucket.used_by(sharers, now)
                 self._wait_for_owner(bucket, retry, now)
                 return  # whether somebody wants it from us is not known yet
             case Said.UNLISTED if not was_alone:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger.rates.leased_bucket import GRACE, LATE, LOOK_AGAIN, PAUSE, SLACK, SPARE, LeasedBucket, Mode
+from proxy.ledger.rates.leased_bucket import GRACE, LATE, LOOK_AGAIN, NEWS, PAUSE, SLACK, SPARE, LeasedBucket, Mode
 
 NOW = 1_000.0
 TIMEOUT = 0.2
@@ -442,6 +442,17 @@ class TestDone:
         assert bucket.is_done(NOW + 2.1)
 
 
+class TestShares:
+    def test_those_who_use_it_have_one_each_and_later_all_who_may(self) -> None:
+        for ago, share in ((0.0, 10), (NEWS, 4)):
+            bucket, landlord = shared(burst=20.0)
+            landlord.instances = 5
+            bucket.used_by(2, NOW - ago)
+            bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+            landlord.give_up(bucket, NOW)
+            assert passed(bucket, 30, NOW) == share
+
+
 class TestAbsence:
     def test_is_when_it_was_alone_until_the_store_answers(self) -> None:
         bucket, landlord = shared()
@@ -537,7 +548,8 @@ class TestAlone:
         total = 0.0
         for _ in range(sharers or instances):
             bucket, landlord = shared(burst=burst)
-            bucket.sharers, landlord.instances = sharers, instances
+            bucket.used_by(sharers, NOW)
+            landlord.instances = instances
             bucket.go_alone(NOW)
             total += bucket.level
         assert total <= burst + 1e-9
