@@ -660,8 +660,8 @@ RATES = (
     Mutant(
         "alone_at_the_whole_rate",
         LEASED_BUCKET,
-        "max(1, self.sharers if now - self._sharers_at < NEWS else self._landlord.instances)",
-        "1",
+        "return max(self.sharers, may_use_it)",
+        "return 1",
         BUCKET,
     ),
     Mutant(

@@ -358,7 +358,8 @@ class LeasedBucket(TokenBucket):
 
     def _shares(self, now: float) -> int:
         """How many have one each: those who use it, if that is no old news, or all who may."""
-        return max(1, self.sharers if now - self._sharers_at < NEWS else self._landlord.instances)
+        may_use_it = 1 if now - self._sharers_at < NEWS else self._landlord.instances
+        return max(self.sharers, may_use_it)
 
     def _in_advance(self, now: float) -> float:
         """Tokens that may pass before the answer: what it would have if it were alone, but of what nobody knows only GRACE."""
