@@ -61,7 +61,7 @@ PUBLIC_INDEX = "https://pypi.org/simple"
 DOWNLOAD_ATTEMPTS = 4  # pauses of 1, 2 and 4 s between them
 DOWNLOAD_TIMEOUT = 30.0  # s without a byte
 COVERAGE_FLOOR = 95  # % of branches and lines of proxy/
-WORKERS = 6  # processes for the whole suite, on two cores: half of them mostly wait (tests/lanes.py)
+WORKERS = 4  # processes for the whole suite, on two cores: half of them mostly wait (tests/lanes.py)
 
 
 class Wheel(NamedTuple):

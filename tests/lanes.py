@@ -1,6 +1,6 @@
 """Shares the whole suite out among worker processes, so that tests which wait and tests which compute run at the same time.
 
-A pytest plugin, on top of pytest-xdist: `pytest -n 6`. Half of the workers take tests that mostly wait (for seconds to pass, for servers,
+A pytest plugin, on top of pytest-xdist: `pytest -n 4`. Half of the workers take tests that mostly wait (for seconds to pass, for servers,
 for sockets) and measure time; the other half, at a low priority, take those that only compute, and so get what the first leave of the
 cores. Who has nothing left helps the others. Before all that come those that need the machine for themselves, one by one. Which these
 are was measured, and is told by the tables below: the beginnings of node ids.

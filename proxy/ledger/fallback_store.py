@@ -70,6 +70,11 @@ def open_store(options: StoreOptions, events: StoreEvents) -> FallbackStore:
         rates.healed(lost_data)
         subscription.start()  # never before we are listed: see lua/join.lua
 
+    def down(why: str) -> None:
+        rates.lost()
+        shared.keeper.fault(why)
+
+    link.down = down
     shared.keeper.doubted, shared.keeper.healed = rates.doubted, healed
     rents.holder, rents.not_listed = lambda: shared.keeper.holders.own or b"", shared.keeper.not_listed
     return FallbackStore(shared, own, options.on_store_down, rates, subscription)

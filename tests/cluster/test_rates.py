@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
@@ -204,3 +204,61 @@ async def test_while_the_store_is_frozen_no_frame_waits_long_and_nobody_gets_mor
             lasted = await flood([flooder], 2.0)
             assert await quiet(lambda: flooder.passed) <= BURST + RATE / 2 * (lasted + LATE)
         store.thaw()
+
+
+CLOSES = """
+refuse_with: http
+rules:
+  - {name: chat, per: user, messages: 60/min, burst: 60, on_excess: close}
+"""
+
+
+async def killed(store: RedisServer) -> None:
+    store.kill()
+
+
+async def back_empty(store: RedisServer) -> None:
+    await store.restart()
+
+
+async def flushed(store: RedisServer) -> None:
+    await store.ask("FLUSHALL")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("trouble", [killed, back_empty, flushed], ids=lambda trouble: trouble.__name__)
+async def test_who_is_far_within_his_limit_is_not_closed_because_of_the_store(
+    trouble: Callable[[RedisServer], Awaitable[None]], count: int, tmp_path: Path
+) -> None:
+    """One who was there before and was silent, and one who comes now, speak five times at once."""
+    async with (
+        redis_server() as store,
+        game() as url,
+        gates(tmp_path, CLOSES, url, [store.url] * count) as cluster,
+        party() as people,
+    ):
+        before = await people.knock((cluster[0].port, HEAD))
+        await trouble(store)
+        after = await people.knock((cluster[0].port, upgrade_head("/?token=bob")))
+        for guest in (*before, *after):
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(guest.tick() for _ in range(5)))
+        assert not people.lost
+
+
+async def test_after_a_silence_in_an_outage_all_gates_together_have_one_burst(tmp_path: Path) -> None:
+    async with (
+        redis_server() as store,
+        game() as url,
+        gates(tmp_path, YAML, url, [store.url] * 4) as cluster,
+        flooders(cluster) as people,
+    ):
+        for one in people:
+            one.say(1)
+        await until(lambda: sum(one.passed for one in people) == 4)
+        await asyncio.sleep(2 * BEAT)  # all have heard of each other
+        store.kill()
+        await asyncio.sleep(5)  # each would save up a whole burst
+        lasted = await flood(people, 1.0)
+        passed = await quiet(lambda: sum(one.passed for one in people)) - 4
+        assert 0.5 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)

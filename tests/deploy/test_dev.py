@@ -366,7 +366,7 @@ def test_the_whole_suite_must_cover_the_package(arguments: list[str]) -> None:
 
 
 def test_the_whole_suite_is_shared_out_among_processes() -> None:
-    assert dev.suite_options(["--long"])[:4] == ["-p", "tests.lanes", "-n", "6"]
+    assert dev.suite_options(["--long"])[:4] == ["-p", "tests.lanes", "-n", "4"]
 
 
 def test_what_python_compiles_for_the_tests_is_kept_in_the_private_folder(

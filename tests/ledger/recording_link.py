@@ -13,7 +13,7 @@ from proxy.ledger.store import StoreDown
 from tests.ledger.instances import Heard
 
 NOW = 1_000.0
-WORDS = ("verb", "rate", "burst", "epoch", "level", "need", "want", "may_own", "known", "kept", "most", "holder", "number", "heard")
+WORDS = ("verb", "rate", "burst", "epoch", "level", "need", "want", "may_own", "known", "kept", "most", "holder", "number", "heard", "away")
 
 
 class RecordingLink:

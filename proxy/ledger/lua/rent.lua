@@ -13,15 +13,15 @@
 --       3 verb: ask | yield (the owner gives the bucket back) | leave (nobody there uses it any more)
 --       4 rate (tokens per second)   5 burst (tokens); both 0 if whoever yields knows nothing of the bucket
 --       6 epoch of the ownership that the instance believes in, or ""
---       7 with an epoch: the level then (tokens); without: tokens that a bucket has at least that began as empty
+--       7 with an epoch: the level then (tokens); without: tokens that a bucket begins with whose data was lost
 --       8 need (tokens; 0: nothing at once)   9 want (tokens, at least need; of an owner: more than 0 if it still uses the bucket)
 --       10 may own: 1 or 0
---       11 microseconds for which the store is known to have been there; what came before that is not refilled; -1: always
---       12 microseconds since it lost its data; a bucket that is not here then began as empty; -1: never, and it is full
+--       11 microseconds for which the store is known to have been there; -1: always
+--       12 microseconds since it lost its data; a bucket that is not here then began with so little; -1: never, and it is full
 --       13 tokens that the bucket has at most, as the instance knows, whatever is found here; -1: it does not know
 --       14 the instance's id as a holder
 --       15 number of the last question that this instance has asked about anything; if this is one: its own   16 the last epoch of this
---       bucket of which it may have heard
+--       bucket of which it may have heard   17 microseconds for which the store was away before (11): what came in then is not refilled
 -- Comes back as one text:
 --   "O level epoch"                the bucket is the instance's own
 --   "L tokens retry sharers left"  a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances;
@@ -51,7 +51,7 @@ local SPARE = burst >= rate * LATE and 0 or SHORT_SPARE
 local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)
 local need, want = tonumber(ARGV[8]), tonumber(ARGV[9])
 local known, kept, most = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local asked, heard = tonumber(ARGV[15]), tonumber(ARGV[16])
+local asked, heard, away = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
@@ -123,7 +123,9 @@ end
 
 -- the owner
 
-local mine = owner == id and ARGV[6] == epoch and ARGV[6] ~= ''
+-- An owner who tells that he still is may have become it anew by that, and not have heard the answer.
+local believed = tonumber(ARGV[6])
+local mine = owner == id and believed and (believed == won or believed < won and won <= heard)
 if mine and verb == 'ask' and not wanted then
   redis.call('PEXPIRE', key, OWNED_TTL)
   return table.concat({'O', ARGV[7], epoch}, ' ')
@@ -157,10 +159,10 @@ if not level then
   if left >= 0 then kept = math.min(kept < 0 and LARGEST or kept, math.max(0, MARK_TTL - left) * 1000) end
   if ARGV[6] ~= '' then level = math.min(number(ARGV[7]) or 0, burst)
   elseif kept < 0 then level = burst
-  else level = math.min(burst, math.max(tonumber(ARGV[7]), rate * kept / 1000000)) end
+  else level = math.min(burst, tonumber(ARGV[7]) + rate * kept / 1000000) end
 else
   local elapsed = math.max(0, now - stamp)
-  if known >= 0 then elapsed = math.min(elapsed, known) end
+  if known >= 0 then elapsed = math.max(math.min(elapsed, known), elapsed - away) end
   level = math.min(capacity, level + elapsed * rate / 1000000)
 end
 if most >= 0 then level = math.min(level, most) end

@@ -1,8 +1,8 @@
 """The buckets that one instance shares with others, by key: those that are used, and those that nobody uses any more.
 
 A bucket that is used is never forgotten. One that nobody uses is kept for whoever returns only where its tokens are here and nowhere
-else: until it is full, or one of more than MAX_IDLE, of which the oldest is forgotten. So what is remembered is bounded by what is used
-and MAX_IDLE. Whoever else has something to do with a bucket is told when it is forgotten (`forgotten`).
+else, or it owes some: until it is full, or one of more than MAX_IDLE, of which the oldest is forgotten. So what is remembered is
+bounded by what is used and MAX_IDLE. Whoever else has something to do with a bucket is told when it is forgotten (`forgotten`).
 
 Pure: times are seconds of the monotonic clock.
 """
@@ -56,9 +56,9 @@ class BucketTable:
         self.forgotten(bucket)
 
     def forget_full(self, now: float) -> None:
-        """Called about once a second; bounded work. Forgets those who are alone and full, and whom nobody uses."""
+        """Called about once a second; bounded work. Forgets those whom nobody uses, and that are full or the store's."""
         for _ in range(min(len(self._idle), LOOKED_AT)):
             key, bucket = self._idle.popitem(last=False)
             self._idle[key] = bucket
-            if bucket.mode is Mode.ALONE and bucket.full_at() <= now:
+            if bucket.is_done(now):
                 self.forget(bucket)

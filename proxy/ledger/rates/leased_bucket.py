@@ -4,18 +4,20 @@ Owned, it is a token bucket like any other and costs no more, since nobody else 
 so that whoever looks at its numbers finds nothing and calls its methods; those take from leases, which end some time after they were
 asked for. What is not there is asked for; until the answer comes nobody knows (`known_at`), and where none comes it is asked for again.
 Nothing passes that was not leased, but for an advance: where an answer is later than answers are, what the bucket would have if it
-were alone passes meanwhile, and is paid back from the answer. Alone, it is a token bucket again: it begins with what was left (and a
-share of a token), and fills at its share of the rate, from the moment when the store was gone.
+were alone passes meanwhile, and is paid back from the answer. Alone, it is a token bucket again, with one of so many shares as there
+are instances that use it (or may): of what was left of the bucket, of its rate, and of its burst. So all together have one bucket.
 
 Pure: the landlord asks the store, and tells what it said.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import Final, Protocol
+from operator import attrgetter
+from typing import Final, NamedTuple, Protocol
 
 from proxy.ledger.token_bucket import TokenBucket
 
@@ -23,8 +25,16 @@ LATE: Final = 0.25  # seconds: what a lease may live, and a shared bucket fills 
 SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills beyond it, or polls would find nothing (lua/rent.lua)
 SLACK: Final = 0.02  # seconds: of two questions the second may be so much longer on its way
 PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
+NEWS: Final = 2.0  # seconds for which it counts how many use a bucket, as in lua/rent.lua
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
-GRACE: Final = 1.0  # token that a bucket has alone besides those of its leases: for the frame that waited for an answer in vain
+GRACE: Final = 1.0  # token that a bucket has alone at least, if its burst has one for each instance: for the frame that waited in vain
+
+
+class Absence(NamedTuple):
+    """The store was away: moments, in seconds of the monotonic clock. Whoever was alone then has had what came in."""
+
+    began: float
+    ended: float
 
 
 class Mode(Enum):
@@ -75,12 +85,16 @@ class LeasedBucket(TokenBucket):
         "_left",
         "_most",
         "_most_at",
+        "_owes_until",
         "_patience",
+        "_sharers_at",
         "_spare",
         "_spent",
         "_waiting",
+        "absence",
         "deadline",
         "epoch",
+        "full_burst",
         "full_rate",
         "heard",
         "key",
@@ -88,7 +102,6 @@ class LeasedBucket(TokenBucket):
         "need",
         "question",
         "sharers",
-        "since",
         "want",
     )
 
@@ -96,16 +109,18 @@ class LeasedBucket(TokenBucket):
         super().__init__(rate, burst, 0.0)
         self.key = key
         self.full_rate = rate
+        self.full_burst = self.burst
         self._landlord = landlord
         self._leases: list[_Lease] = []  # seldom more than two
         self._leased = 0.0  # tokens that were there after the last lease came
         self._expires = 0.0  # when the last lease ends
         self._spent = 0.0  # tokens, since the last question
         self._ask_at = 0.0  # no question before, unless it is -inf or past
-        self._left: float | None = None  # tokens to begin with alone, besides those of leases; None: a share of GRACE
+        self._left: float | None = None  # tokens to begin with alone, besides those of leases; None: a share
         self._grows_from = inf  # when that began to grow: since then the store has given nothing
         self._advance_from = inf  # from then on the answer is later than answers are
         self._debt = 0.0  # tokens that passed in advance, to be paid back
+        self._owes_until = 0.0  # then the bucket would be full, debt or not
         self._waiting: list[Callable[[], None]] = []
         self._spare = 0.0 if burst >= rate * LATE else SPARE  # as lua/rent.lua has it
         self._most, self._most_at = inf, 0.0  # tokens that the bucket had at most, and when
@@ -116,14 +131,15 @@ class LeasedBucket(TokenBucket):
         self.heard = 0  # the question that made it ours last; of a new bucket: the last one that there was about any
         self.need = 0.0
         self.want = 0.0
-        self.sharers = 0  # instances that use it, as the store said last; 0: it has said nothing yet
-        self.since: float | None = None  # when this bucket was alone last
+        self.sharers, self._sharers_at = 0, -inf  # instances that use it, as the store said last, and when
+        self.absence: Absence | None = None  # when this bucket was alone, if the store has not answered since
         self._enter(Mode.SHARED)
 
     def _enter(self, mode: Mode) -> None:
         self.mode = mode
         self._leases.clear()
         self.level = self.rate = 0.0
+        self.burst = self.full_burst
 
     @property
     def lease_time(self) -> float:
@@ -133,6 +149,11 @@ class LeasedBucket(TokenBucket):
     @property
     def is_asking(self) -> bool:
         return self.deadline < inf
+
+    @property
+    def owes(self) -> float:
+        """Tokens that passed in advance and are not paid back."""
+        return self._debt
 
     # --- what a meter asks
 
@@ -144,6 +165,8 @@ class LeasedBucket(TokenBucket):
                 return True
             if self.mode is Mode.SHARED:
                 return False
+        if self.burst < cost <= self.full_burst:
+            self.burst = cost  # alone: it may save up for one frame
         return super().would_pass(cost, now)
 
     def spend(self, cost: float, now: float) -> None:
@@ -168,6 +191,7 @@ class LeasedBucket(TokenBucket):
                 return now
             if self.mode is Mode.SHARED:
                 return min(self.deadline, now + LOOK_AGAIN) if self.is_asking else self._ask_at
+        self.would_pass(cost, now)
         return super().due(cost, now, ticket)
 
     def spend_due(self, cost: float, when: float) -> None:
@@ -208,17 +232,22 @@ class LeasedBucket(TokenBucket):
 
     def _advance_at(self, cost: float, now: float) -> float:
         """When `cost` passes in advance, if no answer comes; infinite if that never happens."""
-        missing = cost + self.owed - self._available(now) - self._alone_with(self._advance_from)
-        return self._advance_from + max(0.0, missing) / self._alone_rate
+        missing = cost + self.owed - self._available(now) - self._in_advance(self._advance_from)
+        return self._advance_from + max(0.0, missing) * self._shares(now) / self.full_rate
 
     def _is_advanced(self, least: float, now: float) -> bool:
-        """No answer yet: what it would have if it were alone is a lease as well, and a debt."""
+        """No answer yet: what it may have in advance is a lease as well, and a debt."""
         missing = least - self._available(now)
-        if missing > self._alone_with(now):
+        if missing > self._in_advance(now):
             return False
         self._debt += missing
-        self._leases.append(_Lease(missing, now + self.lease_time))
+        self._owes_until = now + self.full_burst / self.full_rate
+        self._hold(missing, now + self.lease_time)
         return True
+
+    def _hold(self, tokens: float, expires: float) -> None:
+        """Another lease; those that end first are the first."""
+        insort(self._leases, _Lease(tokens, expires), key=attrgetter("expires"))
 
     def _ask(self, need: float, least: float, now: float) -> None:
         """Want twice as much as was used if that was gone too soon, and else as much."""
@@ -273,13 +302,13 @@ class LeasedBucket(TokenBucket):
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float, left: float = inf) -> None:
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. `left` in the bucket. Only while shared."""
-        self._left, self._grows_from = None, inf
+        self._left, self._grows_from, self.absence = None, inf, None
         self._most, self._most_at = left, asked_at
         self.deadline = self._patience = self._advance_from = inf
         tokens = self._pay(tokens)
         if tokens > 0:
             self._expires = asked_at + self.lease_time
-            self._leases.append(_Lease(tokens, self._expires))
+            self._hold(tokens, self._expires)
             self._leased = self._available(now)
         self._ask_at = now + retry if retry > 0 else 0.0
         self._wake()
@@ -298,8 +327,8 @@ class LeasedBucket(TokenBucket):
         self._enter(Mode.OWNED)
         self.rate, self.level, self.stamp = self.full_rate, self._pay(level), now
         self.epoch, self.heard = epoch, int(epoch)
-        self.sharers = 1
-        self._left, self._grows_from = None, inf
+        self.used_by(1, now)
+        self._left, self._grows_from, self.absence = None, inf, None
         self._settle()
 
     def share(self, now: float) -> float:
@@ -313,35 +342,64 @@ class LeasedBucket(TokenBucket):
         return level
 
     def go_alone(self, now: float) -> None:
-        """The store is away: begin with what is left, and fill at a share of the rate."""
-        self._grows_from = min(self._grows_from, self._landlord.away_since)
-        level = min(self.burst, self._available(now) + self._alone_with(now))
-        rate = self._alone_rate
+        """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
+        began = self._grows_from = min(self._grows_from, self._landlord.away_since, now)
+        rate, burst = self.full_rate / self._shares(now), max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
+        level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))
         self._enter(Mode.ALONE)
-        self.rate, self.level, self.stamp = rate, level, now
+        self.rate, self.burst, self.level, self.stamp = rate, burst, level, now
+        self.absence = Absence(began if self.absence is None else min(began, self.absence.began), now)
         self._debt = 0.0
         self._settle()
 
-    @property
-    def _alone_rate(self) -> float:
-        """Tokens per second: one share for each who used it last, or for each who may."""
-        return self.full_rate / max(1, self.sharers or self._landlord.instances)
+    def used_by(self, sharers: int, now: float) -> None:
+        """So many instances use it, this one among them."""
+        self.sharers, self._sharers_at = sharers, now
 
-    def _alone_with(self, now: float) -> float:
+    def _shares(self, now: float) -> int:
+        """How many have one each: those who use it, if that is no old news, or all who may."""
+        may_use_it = 1 if now - self._sharers_at < NEWS else self._landlord.instances
+        return max(self.sharers, may_use_it)
+
+    def _in_advance(self, now: float) -> float:
+        """Tokens that may pass before the answer: what it would have if it were alone, but of what nobody knows only GRACE."""
+        return self._alone_with(now, self._grace if self._most == inf else self._share_of_what_was_left(now))
+
+    def _alone_with(self, now: float, share_left: float) -> float:
         """Tokens that it would have if it were alone, besides those of leases."""
-        left = self._grace(max(1, self.sharers, self._landlord.instances)) if self._left is None else self._left
-        return min(self.burst, left + max(0.0, now - self._grows_from) * self._alone_rate) - self._debt
+        left = share_left if self._left is None else self._left
+        share = max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
+        return min(share, left + max(0.0, now - self._grows_from) * self.full_rate / self._shares(now)) - self._debt
 
-    def _grace(self, instances: int) -> float:
-        """Tokens to begin with: GRACE if the burst has so many for each instance, else a share of it, or of the burst if that is less."""
-        return GRACE if self.burst >= GRACE * instances else min(GRACE, self.burst) / instances
+    def _share_of_what_was_left(self, now: float) -> float:
+        """Of the bucket as the store said last, or as if it had been full and there were one more to share it."""
+        if self._most == inf:
+            return max(self._grace, self.full_burst / (self._shares(now) + 1))
+        return max(self._grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares(now))
+
+    @property
+    def _grace(self) -> float:
+        """Tokens that it has at least: GRACE if the burst has so many for each instance, else a share of it or of the burst."""
+        instances = max(1, self.sharers, self._landlord.instances)
+        return GRACE if self.full_burst >= GRACE * instances else min(GRACE, self.full_burst) / instances
+
+    def is_done(self, now: float) -> bool:
+        """May it be forgotten, if nobody uses it? Its tokens are with the store, or it is full."""
+        match self.mode:
+            case Mode.OWNED:
+                return False
+            case Mode.ALONE:
+                return self.full_at() <= now
+            case Mode.SHARED:
+                return not self.is_asking and (self._debt <= 0 or self._owes_until <= now)
 
     def rejoin(self, now: float) -> None:
         """The store is back, or may be."""
         super().would_pass(0.0, now)
-        self._left, self._grows_from = self.pending, now
+        left, absence = self.pending, self.absence
         self._enter(Mode.SHARED)
-        self.since = now
+        self._left, self._grows_from = left, now
+        self.absence = Absence(absence.began if absence is not None else now, now)
         self._settle()
 
     def most(self, now: float) -> float:

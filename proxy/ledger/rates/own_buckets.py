@@ -34,6 +34,7 @@ class OwnBuckets:
     def __init__(self, buckets: BucketTable, rents: RentLink) -> None:
         self._buckets = buckets
         self._rents = rents
+        self._untold: set[LeasedBucket] = set()  # owned, and whether the store knows that is not known
         self._to_refresh: list[LeasedBucket] = []
         self._refresh_rate = 0.0  # buckets a second
         self._refresh_due = 0.0  # buckets
@@ -49,17 +50,17 @@ class OwnBuckets:
             return
         if bucket.mode is Mode.OWNED and self._rents.is_usable:
             self._leave(bucket)
-        elif bucket.mode is not Mode.SHARED:
-            self._buckets.keep(bucket)
-        elif not bucket.is_asking:
+        elif bucket.is_done(time.monotonic()):
             self._buckets.forget(bucket)
+        elif not bucket.is_asking:
+            self._buckets.keep(bucket)
 
     def give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
         """`verb`: YIELD if somebody else wants it, and LEAVE if nobody does. Whoever uses it here asks for it again."""
         now = time.monotonic()
         word = self._rents.word(bucket, verb)
         if verb is Verb.YIELD:
-            bucket.sharers = max(bucket.sharers, 2)
+            bucket.used_by(max(bucket.sharers, 2), now)
         if bucket.mode is Mode.OWNED:
             in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
             word = replace(word, want=float(in_use), level=bucket.share(now))
@@ -109,13 +110,14 @@ class OwnBuckets:
                     await asyncio.wait(answers)
 
     def _confirm(self, buckets: Sequence[LeasedBucket]) -> list[asyncio.Future[object]]:
-        """Are they still ours? Raises StoreDown."""
+        """Are they still ours? Raises StoreDown. Where the store has forgotten that, they are ours anew by this question."""
         now = time.monotonic()
         answers = []
         for bucket in buckets:
             if bucket.mode is Mode.OWNED:
                 bucket.would_pass(0.0, now)
                 word = self._rents.word(bucket, level=bucket.pending)
+                bucket.heard = word.number
                 holder = self._rents.holder()
                 answer = self._rents.call(word, now, holder)
                 answer.add_done_callback(partial(self._confirmed, bucket, word, holder))
@@ -128,9 +130,10 @@ class OwnBuckets:
         try:
             said = read_rent(answer.result())
         except (StoreDown, CommandError, ValueError):
+            self._untold.add(bucket)
             return
         if isinstance(said, Owned):
-            bucket.epoch, bucket.heard = said.epoch, int(said.epoch)
+            bucket.epoch = said.epoch
         elif said is Said.UNLISTED:
             self._rents.not_listed(holder)  # it is told again when the store knows us
         elif said is Said.CONFLICT:
@@ -142,13 +145,16 @@ class OwnBuckets:
     # --- its life
 
     def refresh(self, now: float) -> None:
-        """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back."""
+        """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back. Before
+        that, what was told in vain."""
         if not self._to_refresh:
             self._to_refresh = self._buckets.owned()
             self._refresh_rate = len(self._to_refresh) / REFRESH
         self._refresh_due = min(self._refresh_due + self._refresh_rate * (now - self._swept_at), len(self._to_refresh))
         self._swept_at = now
         with suppress(StoreDown):
+            for _ in range(min(len(self._untold), AT_ONCE)):
+                self._confirm([self._untold.pop()])
             while self._refresh_due >= 1 and self._to_refresh:
                 self._refresh_due -= 1
                 bucket = self._to_refresh.pop()

@@ -27,6 +27,7 @@ from proxy.ledger.store import StoreDown
 BACKSTOP: Final = 0.05  # seconds that the link may take to say that there is no answer
 QUESTIONS: Final = 3  # that a frame waits for; where none is answered the link gives up as well
 OWNER: Final = 0.15  # seconds that a frame waits for an owner besides (lua/rent.lua)
+RETURN: Final = 10.0  # seconds after a doubt, in which instances that were there before count as if they were back
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class RedisLandlord:
         self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
         self._is_there = False  # the store, and what it has is what it should have
         self._doubted_at = -inf
+        self._known_before = 1  # instances, before the last doubt: not all may be back
         self._away_since = inf
         self._loop = asyncio.get_running_loop()
 
@@ -73,7 +75,8 @@ class RedisLandlord:
         return self._away_since
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
-        self._send(bucket, self._rents.question(bucket, now), now)
+        known = self._known_before if now < self._doubted_at + RETURN else 1
+        self._send(bucket, self._rents.question(bucket, now, max(self._instances(), known)), now)
 
     def late(self, bucket: LeasedBucket, now: float) -> None:
         self._stop_waiting(bucket)
@@ -84,12 +87,8 @@ class RedisLandlord:
 
     def _give_up(self, bucket: LeasedBucket, now: float) -> None:
         self._stop_waiting(bucket)
-        self._look_for_store(now)
         bucket.go_alone(now)
         self._alone.add(bucket)
-
-    def _look_for_store(self, now: float) -> None:
-        self._away_since = inf if self._rents.is_usable else min(self._away_since, now)
 
     def _send(self, bucket: LeasedBucket, word: Rent, now: float, *, is_repeated: bool = False) -> None:
         holder = self._rents.holder()
@@ -97,7 +96,7 @@ class RedisLandlord:
             self._wait_for_healing(bucket, now)
             return
         try:
-            answer = self._rents.call(word, now, holder, bucket.since)
+            answer = self._rents.call(word, now, holder, bucket.absence)
         except StoreDown:
             self._give_up(bucket, now)
             return
@@ -152,10 +151,10 @@ class RedisLandlord:
                 self._alone.discard(bucket)
                 bucket.own(level, epoch, now)
             case Leased(tokens, retry, sharers, left) if not was_alone:
-                bucket.sharers = sharers
+                bucket.used_by(sharers, now)
                 bucket.lease(tokens, retry, sent.at, now, left)
             case Elsewhere(retry, sharers) if not was_alone:
-                bucket.sharers = sharers
+                bucket.used_by(sharers, now)
                 self._wait_for_owner(bucket, retry, now)
                 return  # whether somebody wants it from us is not known yet
             case Said.UNLISTED if not was_alone:
@@ -216,7 +215,12 @@ class RedisLandlord:
         """What the store has may be anything: nothing is asked until it is `healed`."""
         if self._is_there:
             self._doubted_at = time.monotonic()
+            self._known_before = self._instances()
         self._is_there = False
+
+    def lost(self, now: float) -> None:
+        """It is away from now on, if it was there."""
+        self._away_since = min(self._away_since, now)
 
     def healed(self, now: float) -> None:
         """It has what it should have: whoever waits for it asks, and so does whoever is alone."""
@@ -229,7 +233,6 @@ class RedisLandlord:
 
     def sweep(self, now: float) -> None:
         """Called about once a second."""
-        self._look_for_store(now)
         self._rejoin(now)
 
     def _rejoin(self, now: float) -> None:

@@ -72,6 +72,10 @@ class RedisRates:
         if hears:
             self._own.tell_again()
 
+    def lost(self) -> None:
+        """The store is away."""
+        self.landlord.lost(time.monotonic())
+
     def doubted(self) -> None:
         """What the store has may be anything: nothing is asked until it is `healed`."""
         self.landlord.doubted()
@@ -79,7 +83,7 @@ class RedisRates:
     def healed(self, lost_data: bool) -> None:  # noqa: FBT001 -- a callback of one argument
         """The store is there: for the first time, or after it was away, or has forgotten everything."""
         now = time.monotonic()
-        self.rents.healed(now, lost_data=lost_data)
+        self.rents.healed(now, self.landlord.away_since, lost_data=lost_data)
         self.landlord.healed(now)
         self._own.tell_again()
 

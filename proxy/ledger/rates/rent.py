@@ -24,10 +24,12 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """Seconds for which the store is known to have been there, and since it lost its data; None: for ever, and never."""
+    """Seconds for which the store is known to have been there, and since it lost its data (None: for ever, and never); and for which it
+    was away before that."""
 
     known: float | None = None
     kept: float | None = None
+    away: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class RentCommands:
             holder,
             b"%d" % rent.number,
             b"%d" % rent.heard,
+            _microseconds(knowledge.away),
         )
 
     def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:

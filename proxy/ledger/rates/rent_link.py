@@ -2,7 +2,7 @@
 
 Every question has a number, higher than that of any question before it about whatever bucket: it is the epoch of what becomes ours by
 it, and with the last one that a bucket has heard of the store can tell an ownership that nobody ever used. With every word goes for how
-long the store is known to have been there, and since when its data is known to be lost: nothing that it has forgotten counts as full.
+long the store was away, and when, and since when its data is known to be lost: nothing that it has forgotten counts as full.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from proxy.ledger.links.link import Link
-from proxy.ledger.rates.leased_bucket import LeasedBucket
+from proxy.ledger.rates.leased_bucket import Absence, LeasedBucket
 from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands, Verb
 from proxy.ledger.store import StoreDown, StoreEvents
 
-FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, unless it is known here that there were fewer
+FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, at least, unless it is known here that there were fewer
 
 
 class RentLink:
@@ -30,8 +31,7 @@ class RentLink:
         self._link = link
         self._commands = commands
         self._events = events
-        self._was_there = False
-        self._since: float | None = None  # the store is known to have been there
+        self._absence: Absence | None = None  # of the store, the last one
         self._lost_at: float | None = None  # it lost its data
         self.number = 0  # of the last question
         self.may_own = False
@@ -45,9 +45,11 @@ class RentLink:
 
     # --- words
 
-    def question(self, bucket: LeasedBucket, now: float) -> Rent:
-        """For `bucket.need` and `bucket.want` tokens, with what is known of it."""
-        return replace(self.word(bucket, level=FIRST_MESSAGE), need=bucket.need, want=bucket.want, most=bucket.most(now))
+    def question(self, bucket: LeasedBucket, now: float, instances: int) -> Rent:
+        """For `bucket.need` and `bucket.want` tokens, with what is known of it. If the store has lost it, it begins with a share, as in an
+        outage a bucket does of which nothing is known."""
+        level = max(FIRST_MESSAGE, bucket.full_burst / (instances + 1))
+        return replace(self.word(bucket, level=level), need=bucket.need, want=bucket.want, most=bucket.most(now))
 
     def word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
         """`level` in tokens, as in Rent. Anything but ASK has no number of its own."""
@@ -56,7 +58,7 @@ class RentLink:
         return Rent(
             bucket.key,
             bucket.full_rate,
-            bucket.burst,
+            bucket.full_burst,
             verb,
             bucket.epoch,
             level,
@@ -67,12 +69,12 @@ class RentLink:
 
     # --- said
 
-    def call(self, word: Rent, now: float, holder: bytes = b"", since: float | None = None) -> asyncio.Future[object]:
+    def call(self, word: Rent, now: float, holder: bytes = b"", absence: Absence | None = None) -> asyncio.Future[object]:
         """The answer, for `read_rent`; it may raise StoreDown or CommandError. Raises StoreDown at once if there is nobody to ask.
 
-        `holder`: the id that must be listed, if any. `since`: the store has been there at least since then for this bucket.
+        `holder`: the id that must be listed, if any. `absence`: the store's, for this bucket, if it has not answered since.
         """
-        return self._link.call(self._commands.rent(word, self._knowledge(since, now), holder))
+        return self._link.call(self._commands.rent(word, self._knowledge(absence, now), holder))
 
     def tell(self, word: Rent, now: float) -> None:
         """Say something to which there is no answer that matters."""
@@ -83,9 +85,10 @@ class RentLink:
         """Somebody wants a bucket from us of which we know nothing. Whatever was said of it, we may have heard it."""
         self.tell(Rent(key, 0.0, 0.0, Verb.YIELD, number=self.number, heard=self.number), now)
 
-    def _knowledge(self, since: float | None, now: float) -> Knowledge:
-        moments = [one for one in (since, self._since) if one is not None]
-        return Knowledge(now - max(moments) if moments else None, None if self._lost_at is None else now - self._lost_at)
+    def _knowledge(self, absence: Absence | None, now: float) -> Knowledge:
+        kept = None if self._lost_at is None else now - self._lost_at
+        last = max((one for one in (absence, self._absence) if one is not None), key=attrgetter("ended"), default=None)
+        return Knowledge(kept=kept) if last is None else Knowledge(now - last.ended, kept, last.ended - last.began)
 
     # --- heard
 
@@ -97,11 +100,11 @@ class RentLink:
         """Its key holds what is not ours: the operator hears which rule's it is."""
         self._events.conflict(bucket.key.partition(b":")[0].decode(errors="replace"))
 
-    def healed(self, now: float, *, lost_data: bool) -> None:
-        """The store is there: for the first time, or again, or it has lost its data (lua/join.lua leaves a mark of that for others)."""
-        if self._was_there:
-            self._since = now
-        self._was_there = True
+    def healed(self, now: float, away_since: float, *, lost_data: bool) -> None:
+        """The store is there: again (it was lost at `away_since`; infinite if it was not), or without its data (lua/join.lua leaves a mark
+        of that for others)."""
+        if away_since <= now:
+            self._absence = Absence(away_since, now)
         if lost_data:
             self._lost_at = now
 

@@ -9,7 +9,7 @@ from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket
 from tests.ledger.recording_link import NOW, Alone
 
-FULL_AT = NOW + 20.0  # when one that has gone alone with nothing is full
+FULL_AT = NOW + 10.0  # when one that has gone alone with half of it is full
 
 
 def bucket(number: int = 0) -> LeasedBucket:
@@ -92,7 +92,7 @@ def test_what_is_full_and_alone_is_forgotten_and_what_is_owned_is_not() -> None:
     table, forgotten = watched()
     full = alone(0)
     kept(table, full, owned(1))
-    table.forget_full(NOW + 1)
+    table.forget_full(FULL_AT - 1)
     assert forgotten == []
     table.forget_full(FULL_AT)
     assert forgotten == [full]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger.rates.leased_bucket import GRACE, LATE, LOOK_AGAIN, PAUSE, SLACK, SPARE, LeasedBucket, Mode
+from proxy.ledger.rates.leased_bucket import GRACE, LATE, LOOK_AGAIN, NEWS, PAUSE, SLACK, SPARE, LeasedBucket, Mode
 
 NOW = 1_000.0
 TIMEOUT = 0.2
@@ -49,6 +49,13 @@ def shared(rate: float = 10.0, burst: float = 20.0) -> tuple[LeasedBucket, Landl
     return LeasedBucket(b"rule:key", rate, burst, landlord), landlord
 
 
+def drained(rate: float = 10.0, burst: float = 20.0) -> tuple[LeasedBucket, Landlord]:
+    """One of which the store has said just now that it is empty."""
+    bucket, landlord = shared(rate, burst)
+    bucket.lease(0.0, 0.0, NOW - SLACK, NOW - SLACK, -2 * SLACK * rate)
+    return bucket, landlord
+
+
 def passed(bucket: LeasedBucket, times: int, now: float) -> int:
     return sum(bucket.take(1.0, now) for _ in range(times))
 
@@ -84,6 +91,15 @@ class TestShared:
         bucket.lease(2.0, 0.0, NOW, NOW + 0.1)
         assert bucket.take(1.0, NOW + LEASE - SOON)
         assert not bucket.take(1.0, NOW + LEASE)
+
+    def test_a_lease_that_comes_behind_one_that_ends_later_ends_in_its_time(self) -> None:
+        """An advance is such a one."""
+        bucket, _ = shared()
+        bucket.lease(1.0, 0.0, NOW + 0.1, NOW + 0.1)
+        bucket.lease(3.0, 0.0, NOW, NOW + 0.1)
+        assert bucket.wait(4.0, NOW + LEASE - SOON) == 0
+        assert bucket.wait(1.0, NOW + LEASE) == 0
+        assert bucket.wait(2.0, NOW + LEASE) > 0
 
     def test_an_old_lease_does_not_live_longer_by_a_new_one(self) -> None:
         bucket, _ = shared()
@@ -272,7 +288,7 @@ class TestAdvance:
     USUAL = 0.03
 
     def late_one(self, rate: float = 10.0, burst: float = 20.0) -> LeasedBucket:
-        bucket, landlord = shared(rate, burst)
+        bucket, landlord = drained(rate, burst)
         landlord.usual = self.USUAL
         assert not bucket.would_pass(1.0, NOW)
         return bucket
@@ -319,12 +335,12 @@ class TestAdvance:
         assert passed(bucket, 10, late) == 4
 
     def test_what_the_answer_does_not_pay_is_asked_for_and_paid_by_the_next_one(self) -> None:
-        bucket, landlord = shared()
+        bucket, landlord = drained()
         landlord.usual = self.USUAL
         assert not bucket.would_pass(1.0, NOW)
         late = NOW + self.USUAL
         assert bucket.take(1.0, late)
-        bucket.lease(0.0, 0.5, NOW, late)
+        bucket.lease(0.0, 0.5, NOW, late, -5.0)  # so that it is empty when it asks again
         then = late + 0.5
         assert not bucket.take(1.0, then)
         assert landlord.asked[-1] == (2.0, 2.0)
@@ -347,6 +363,15 @@ class TestAdvance:
         assert bucket.known_at(1.0, NOW + 0.01) == NOW + self.USUAL
         assert bucket.take(1.0, NOW + self.USUAL)
 
+    def test_of_what_nobody_knows_one_token_passes_and_of_what_was_left_a_share(self) -> None:
+        for left, share in ((None, 1), (12.0, 6)):
+            bucket, landlord = shared()
+            if left is not None:
+                bucket.lease(0.0, 0.0, NOW - SLACK, NOW - SLACK, left - 2 * SLACK * 10.0)
+            landlord.usual = self.USUAL
+            assert not bucket.would_pass(1.0, NOW)
+            assert passed(bucket, 20, NOW + self.USUAL) == share
+
     def test_where_nobody_knows_how_long_answers_take_it_waits(self) -> None:
         bucket, _ = shared()
         assert not bucket.would_pass(1.0, NOW)
@@ -359,13 +384,14 @@ class TestAdvance:
     def test_never_more_passes_than_was_given_and_what_it_would_have_alone(self, steps: list[tuple[str, float, int]]) -> None:
         bucket, landlord = shared(rate=10.0, burst=5.0)
         landlord.usual = self.USUAL
-        now, total, given_it = NOW, 0.0, GRACE
+        share = 5.0 / landlord.instances
+        now, total, given_it = NOW, 0.0, share
         for kind, pause, number in steps:
             now += pause
             if kind == "take":
                 total += passed(bucket, number, now)
             elif kind == "lease" and bucket.is_asking:
-                bucket.lease(float(number), 0.0, now, now)
+                bucket.lease(float(number), 0.0, now, now, 0.0)
                 given_it += number
             elif kind == "late" and bucket.is_asking:
                 bucket.unanswered()
@@ -378,8 +404,68 @@ class TestAdvance:
             elif kind == "alone" and bucket.mode is Mode.SHARED:
                 bucket.go_alone(now)
                 bucket.rejoin(now)
-                given_it += GRACE  # in each outage
+                given_it += 5.0  # in each outage, of one that was an owner
             assert total <= given_it + (now - NOW) * 10.0 + 1e-6  # an owner is the only one who used it last
+
+
+class TestDone:
+    """May it be forgotten when nobody uses it?"""
+
+    def test_one_that_the_store_has(self) -> None:
+        bucket, _ = shared()
+        assert bucket.is_done(NOW)
+        bucket.would_pass(1.0, NOW)
+        assert not bucket.is_done(NOW)
+        bucket.lease(1.0, 0.0, NOW, NOW)
+        assert bucket.is_done(NOW)
+
+    def test_not_one_that_is_ours(self) -> None:
+        bucket, _ = shared()
+        bucket.own(20.0, b"1", NOW)
+        assert not bucket.is_done(NOW + 1_000.0)
+
+    def test_one_that_is_alone_when_it_is_full(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        assert passed(bucket, 5, NOW) == 5
+        assert not bucket.is_done(NOW + 1.0 - SOON)
+        assert bucket.is_done(NOW + 1.0)
+
+    def test_one_that_owes_when_it_would_be_full_in_any_case(self) -> None:
+        bucket, landlord = drained(rate=10.0, burst=20.0)
+        landlord.usual = 0.03
+        assert not bucket.would_pass(1.0, NOW)
+        assert bucket.take(1.0, NOW + 0.03)
+        bucket.lease(0.0, 0.1, NOW, NOW + 0.05)
+        assert not bucket.is_done(NOW + 2.0)
+        assert bucket.is_done(NOW + 2.1)
+
+
+class TestShares:
+    def test_those_who_use_it_have_one_each_and_later_all_who_may(self) -> None:
+        for ago, share in ((0.0, 10), (NEWS, 4)):
+            bucket, landlord = shared(burst=20.0)
+            landlord.instances = 5
+            bucket.used_by(2, NOW - ago)
+            bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+            landlord.give_up(bucket, NOW)
+            assert passed(bucket, 30, NOW) == share
+
+
+class TestAbsence:
+    def test_is_when_it_was_alone_until_the_store_answers(self) -> None:
+        bucket, landlord = shared()
+        landlord.away_since = NOW - 1.0
+        bucket.go_alone(NOW)
+        bucket.rejoin(NOW + 1.0)
+        assert bucket.absence == (NOW - 1.0, NOW + 1.0)
+        landlord.away_since = NOW + 1.5
+        bucket.go_alone(NOW + 2.0)
+        bucket.rejoin(NOW + 3.0)
+        assert bucket.absence == (NOW - 1.0, NOW + 3.0)
+        bucket.lease(0.0, 0.0, NOW, NOW)
+        assert bucket.absence is None
 
 
 class TestMost:
@@ -400,8 +486,8 @@ class TestMost:
 
 class TestAlone:
     def test_it_begins_with_what_the_lease_had_left_and_fills_at_its_share(self) -> None:
-        bucket, landlord = shared(rate=10.0)
-        bucket.lease(5.0, 0.0, NOW, NOW)
+        bucket, landlord = drained(rate=10.0)
+        bucket.lease(5.0, 0.0, NOW, NOW, 0.0)
         assert passed(bucket, 2, NOW) == 2
         landlord.give_up(bucket, NOW)
         assert passed(bucket, 10, NOW) == 3 + GRACE
@@ -409,38 +495,81 @@ class TestAlone:
 
     def test_a_lease_that_has_ended_is_not_left(self) -> None:
         bucket, landlord = shared()
-        bucket.lease(5.0, 0.0, NOW, NOW)
+        bucket.lease(5.0, 0.0, NOW, NOW, -10.0)
         landlord.give_up(bucket, NOW + LEASE)
         assert passed(bucket, 10, NOW + LEASE) == GRACE
 
+    @pytest.mark.parametrize(("instances", "share"), [(1, 10), (2, 6), (4, 4)])
+    def test_one_of_which_nothing_is_known_begins_as_if_there_were_one_more_to_share_it(self, instances: int, share: int) -> None:
+        bucket, landlord = shared()
+        landlord.instances = instances
+        landlord.give_up(bucket, NOW)
+        assert passed(bucket, 30, NOW) == share
+
+    @pytest.mark.parametrize(("left", "share"), [(0.0, GRACE), (12.0, 6), (100.0, 10)])
+    def test_it_begins_with_a_share_of_what_the_store_said_was_left(self, left: float, share: float) -> None:
+        bucket, landlord = shared()
+        bucket.lease(0.0, 0.0, NOW, NOW, left)
+        landlord.give_up(bucket, NOW)
+        assert passed(bucket, 30, NOW) == share
+
+    def test_all_together_never_save_up_more_than_the_burst(self) -> None:
+        bucket, landlord = shared(burst=20.0)
+        landlord.give_up(bucket, NOW)
+        assert passed(bucket, 30, NOW) == 6
+        assert passed(bucket, 30, NOW + 1_000.0) == 10
+        bucket.rejoin(NOW + 2_000.0)
+        assert bucket.burst == 20.0
+        bucket.own(20.0, b"1", NOW + 2_000.0)
+        assert passed(bucket, 30, NOW + 2_000.0) == 20
+
+    def test_it_may_save_up_for_one_large_frame_and_no_larger_than_the_burst(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        assert not bucket.take(15.0, NOW)
+        assert bucket.wait(15.0, NOW) == 1.0
+        assert bucket.due(15.0, NOW) == NOW + 1.0
+        assert bucket.take(15.0, NOW + 1.0)
+        assert not bucket.take(21.0, NOW + 1_000.0)
+        assert bucket.wait(21.0, NOW) == bucket.due(21.0, NOW) == inf
+
+    def test_where_the_burst_is_less_than_the_instances_it_may_save_up_for_a_message(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=2.0)
+        landlord.instances = 5
+        landlord.give_up(bucket, NOW)
+        assert not bucket.take(1.0, NOW)
+        assert passed(bucket, 5, NOW + 1.0) == 1
+
     @given(st.integers(1, 30), st.floats(0.01, 3.0), st.integers(1, 30))
-    def test_all_instances_together_begin_with_the_burst_at_most_and_with_no_more_than_a_token_each(
+    def test_all_who_use_it_or_all_instances_begin_with_the_burst_at_most_together(
         self, instances: int, burst: float, sharers: int
     ) -> None:
         total = 0.0
-        for _ in range(instances):
+        for _ in range(sharers or instances):
             bucket, landlord = shared(burst=burst)
-            bucket.sharers, landlord.instances = sharers, instances
+            bucket.used_by(sharers, NOW)
+            landlord.instances = instances
             bucket.go_alone(NOW)
             total += bucket.level
-        assert total <= min(GRACE * instances, burst) + 1e-9
+        assert total <= burst + 1e-9
 
     @pytest.mark.parametrize("instances", [1, 2, 30])
     def test_where_the_burst_has_a_token_for_each_instance_the_first_message_of_an_outage_passes(self, instances: int) -> None:
-        bucket, landlord = shared(burst=30.0)
-        bucket.sharers, landlord.instances = 1, instances
+        bucket, landlord = drained(burst=30.0)
+        landlord.instances = instances
         bucket.go_alone(NOW)
         assert passed(bucket, 3, NOW) == 1
 
     def test_the_only_instance_has_that_token_for_the_frame_that_waited(self) -> None:
-        bucket, landlord = shared()
+        bucket, landlord = drained()
         landlord.instances = 1
         landlord.is_away = True
         assert passed(bucket, 3, NOW) == GRACE
         assert bucket.known_at(1.0, NOW) == NOW
 
     def test_what_came_while_it_waited_for_an_answer_is_there(self) -> None:
-        bucket, landlord = shared(rate=10.0)
+        bucket, landlord = drained(rate=10.0)
         assert not bucket.would_pass(1.0, NOW)
         landlord.is_away = True
         assert bucket.would_pass(1.0, NOW + TIMEOUT)
@@ -448,15 +577,15 @@ class TestAlone:
         assert passed(bucket, 9, NOW + TIMEOUT) == 2  # one token, and half of two
 
     def test_what_came_since_the_store_was_lost_is_there_for_who_comes_later(self) -> None:
-        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket, landlord = drained(rate=10.0, burst=20.0)
         landlord.is_away, landlord.away_since = True, NOW
-        assert passed(bucket, 30, NOW + 2.0) == 10 + GRACE
-        late, landlord = shared(rate=10.0, burst=20.0)
+        assert passed(bucket, 30, NOW + 1.0) == 5 + GRACE
+        late, landlord = drained(rate=10.0, burst=20.0)
         landlord.is_away, landlord.away_since = True, NOW
-        assert passed(late, 30, NOW + 1_000.0) == 20
+        assert passed(late, 30, NOW + 1_000.0) == 10
 
     def test_what_came_before_it_tried_the_store_again_in_vain_does_not_come_twice(self) -> None:
-        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket, landlord = drained(rate=10.0, burst=20.0)
         landlord.is_away, landlord.away_since = True, NOW
         assert passed(bucket, 30, NOW + 1.0) == 5 + GRACE
         bucket.rejoin(NOW + 1.0)
@@ -464,7 +593,7 @@ class TestAlone:
         assert passed(bucket, 30, NOW + 2.0) == 5
 
     def test_trying_the_store_in_vain_again_and_again_gives_nothing_on_top(self) -> None:
-        bucket, landlord = shared(rate=10.0)
+        bucket, landlord = drained(rate=10.0)
         landlord.is_away = True
         total = 0
         for tenth in range(101):
@@ -477,7 +606,7 @@ class TestAlone:
         bucket, landlord = shared()
         landlord.is_away = True
         landlord.instances = 1
-        assert passed(bucket, 3, NOW) == 1
+        assert passed(bucket, 30, NOW) == 10
         bucket.own(20.0, b"1", NOW)
         assert passed(bucket, 30, NOW) == 0
 

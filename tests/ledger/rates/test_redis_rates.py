@@ -160,7 +160,7 @@ async def test_a_store_that_comes_back_empty_gives_no_fresh_burst_to_those_who_s
 
 
 async def test_a_flush_gives_no_fresh_burst_to_whoever_asks_first_after_it() -> None:
-    """The one that had the bucket finds out with its next heartbeat; until then both have the rate."""
+    """But a share. The one that had the bucket finds out with its next heartbeat; until then both have the rate."""
     async with redis_server() as server, instances(3, server) as cluster:
         users = [User(one, rate=1.0, burst=100.0) for one in cluster]
         assert await users[0].say_all(100) >= 99
@@ -169,7 +169,7 @@ async def test_a_flush_gives_no_fresh_burst_to_whoever_asks_first_after_it() -> 
             before, began = len(users[0].times), time.monotonic()
             await asyncio.gather(users[0].flood(1.5), user.flood(1.5))
             lasted = time.monotonic() - began
-            assert len(users[0].times) - before + len(user.times) <= 2 * lasted + 2  # a first message, and what had come before
+            assert len(users[0].times) - before + len(user.times) <= 2 * lasted + 2 + 34  # a share, as if there were one more
             assert user.longest < 1.0
 
 

@@ -166,7 +166,8 @@ class TestOwner:
     async def test_a_question_that_runs_after_a_later_one_changes_nothing(self, server: RedisServer, ann: Tenant) -> None:
         assert await ann.write(replace(ASK, number=8)) == Owned(10.0, b"8")
         for verb in (Verb.ASK, Verb.YIELD, Verb.LEAVE):
-            assert await ann.write(replace(ASK, verb=verb, number=7)) is Said.DONE
+            for epoch in (b"", b"5"):
+                assert await ann.write(replace(ASK, verb=verb, epoch=epoch, number=7, heard=5)) is Said.DONE
         assert await field(server, "e") == b"8"
 
     async def test_what_one_that_never_heard_it_gets_is_no_more_than_he_says_it_can_be(self, ann: Tenant) -> None:
@@ -259,10 +260,23 @@ class TestTrouble:
     async def test_what_came_while_the_store_was_away_is_not_refilled(self, ann: Tenant, bob: Tenant) -> None:
         await shared(ann, bob, level=0.0)
         await asyncio.sleep(0.2)
-        bob.knowledge = Knowledge(known=0.0)
+        bob.knowledge = Knowledge(known=0.0, away=60.0)
         said = await bob.ask(1.0, rate=100.0)
         assert isinstance(said, Leased)
         assert said.tokens == 0
+
+    @pytest.mark.parametrize(("away", "refill"), [(0.0, 0.4), (0.3, 0.1), (0.5, 0.05)])
+    async def test_what_came_before_and_after_it_was_away_is(
+        self, server: RedisServer, ann: Tenant, bob: Tenant, away: float, refill: float
+    ) -> None:
+        """It was written 0.4 s ago, and has been back for 0.05."""
+        await shared(ann, bob, level=0.0)
+        async with server.client(decode_responses=False) as client:
+            await client.hset(NAME, "s", int(await client.hget(NAME, "s")) - 400_000)
+        bob.knowledge = Knowledge(known=0.05, away=away)
+        said = await bob.ask(0.0, 0.001, rate=100.0, burst=1_000.0, may_own=False)
+        assert isinstance(said, Leased)
+        assert said.left == pytest.approx(100.0 * refill, abs=2.0)
 
     async def test_after_a_loss_of_data_a_bucket_that_is_not_there_began_as_empty(self, ann: Tenant) -> None:
         ann.knowledge = Knowledge(kept=0.5)
@@ -270,11 +284,26 @@ class TestTrouble:
         assert isinstance(said, Owned)
         assert said.level == 5.0
 
-    async def test_but_has_the_one_token_of_a_first_message(self, ann: Tenant) -> None:
-        ann.knowledge = Knowledge(kept=0.0)
-        said = await ann.ask(level=1.0)
+    async def test_but_has_what_whoever_asks_says_that_it_begins_with(self, ann: Tenant) -> None:
+        ann.knowledge = Knowledge(kept=0.5)
+        said = await ann.ask(level=3.0, rate=10.0)
         assert isinstance(said, Owned)
-        assert said.level == 1.0
+        assert said.level == 8.0
+
+    async def test_an_owner_who_became_it_anew_and_did_not_hear_so_brings_back_what_he_has(
+        self, server: RedisServer, ann: Tenant, bob: Tenant
+    ) -> None:
+        """He told that it is his after a loss of data, and the answer was lost."""
+        owned = await ann.own()
+        await server.ask("FLUSHALL")
+        told = replace(ASK, epoch=owned.epoch, level=10.0, need=0.0, want=0.0, number=5, heard=5)
+        assert await ann.write(told) == Owned(10.0, b"5")
+        again = replace(told, level=4.0, number=6, heard=6)
+        assert await ann.write(again) == Owned(4.0, b"5")
+        await bob.ask()
+        given_back = replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=2.0, need=0.0, want=0.0, number=6, heard=6)
+        assert await ann.write(given_back) is Said.DONE
+        await bob.own(2.0)
 
     async def test_after_a_loss_of_data_an_owner_brings_its_level_back(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         owned = await ann.own()
