@@ -22,11 +22,11 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 OPTIONS = (
     *("-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(REPOSITORY)),
-    *("-x", "-q", "--tb=line", "--hypothesis-profile=quick", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"),
+    *("-x", "-q", "--tb=line", "--timeout=40", "--hypothesis-profile=quick", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
-TIMEOUT, PATIENCE = 40, 8  # seconds for a test, and for what is to happen in the end (tests/support/waiting.py)
-MUTANTS_TIMEOUT, MUTANTS_PATIENCE = 20, 4  # many a mutant is one where it never does
+PATIENCE = 8  # seconds for what is to happen in the end (tests/support/waiting.py)
+MUTANTS_PATIENCE = 4  # many a mutant is one where it never does
 TESTS_FAILED = 1  # an exit code of pytest's
 CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported
 PRELOADED = (
@@ -41,13 +41,13 @@ def run(root: str, file: str, tests: list[str]) -> int:
     os.chdir(root)
     sys.path.insert(0, root)
     sys.dont_write_bytecode = True
-    timeout, patience = (MUTANTS_TIMEOUT, MUTANTS_PATIENCE) if file else (TIMEOUT, PATIENCE)
+    patience = MUTANTS_PATIENCE if file else PATIENCE
     os.environ.update(PYTHONPATH=root, PYTHONDONTWRITEBYTECODE="1", WSGATE_TEST_PATIENCE=str(patience))
     if file.endswith(".py"):
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
     end = _End()
     try:
-        options = (*OPTIONS, f"--timeout={timeout}", f"--basetemp={root}/t")
+        options = (*OPTIONS, f"--basetemp={root}/t")
         return int(pytest.main([*options, *(str(REPOSITORY / test) for test in tests)], plugins=[end]))
     except ExceptionGroup:
         if end.status != TESTS_FAILED:

@@ -786,8 +786,8 @@ RATES = (
     Mutant(
         "answers_leave_the_next_one_late",
         LEASED_BUCKET,
-        "self._patience = self._advance_from = inf\n        tokens",
-        "self._patience = inf\n        tokens",
+        "self._patience = self._advance_from = inf\n        self.is_unheard",
+        "self._patience = inf\n        self.is_unheard",
         BUCKET,
     ),
     Mutant("answers_are_late_for_ever", ANSWER_TIMES, "self._before, self._longest = self._longest, 0.0", "pass", TIMES),

@@ -276,7 +276,7 @@ class TestTrouble:
         bob.knowledge = Knowledge(known=0.05, away=away)
         said = await bob.ask(0.0, 0.001, rate=100.0, burst=1_000.0, may_own=False)
         assert isinstance(said, Leased)
-        assert said.left == pytest.approx(100.0 * refill, abs=2.0)
+        assert 100.0 * refill - 0.1 <= said.left <= 100.0 * refill + 8.0  # the machine may be slow
 
     @pytest.mark.parametrize(("away", "level"), [(0.0, 10.0), (14.0, 10.0), (15.0, 3.0 + 0.5 * 2.0)])
     async def test_one_that_may_have_expired_while_it_was_away_is_not_full_again(self, ann: Tenant, away: float, level: float) -> None:
