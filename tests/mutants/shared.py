@@ -735,6 +735,8 @@ RATES = (
         BUCKET,
     ),
     Mutant("what_is_unheard_is_forgotten", OWN_BUCKETS, "            if bucket.is_unheard:", "            if False:", DOUBTS),
+    Mutant("an_outage_is_over_at_first_sight", LANDLORD, "if is_back and self._seems_back:", "if is_back:", DOUBTS),
+    Mutant("an_outage_that_nobody_ends_is_for_ever", LANDLORD, "if is_back and self._seems_back:", "if False:", DOUBTS),
     Mutant("all_try_again_at_once", LANDLORD, "min(AT_ONCE, len(self._rejoining))", "len(self._rejoining)", DOUBTS),
     Mutant("rent_refills_what_expired_in_an_outage", RENT, "if away > 0 and known + away > UNUSED and", "if false and", TROUBLE),
     Mutant(

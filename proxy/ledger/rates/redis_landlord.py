@@ -59,6 +59,7 @@ class RedisLandlord:
         self._doubted_at = -inf
         self._known_before = 1  # instances, before the last doubt: not all may be back
         self._away_since = inf
+        self._seems_back = False
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -239,7 +240,15 @@ class RedisLandlord:
 
     def sweep(self, now: float) -> None:
         """Called about once a second."""
+        self._look_for_store()
         self._rejoin(now)
+
+    def _look_for_store(self) -> None:
+        """It may be lost and back in the midst of healing, and then nobody says that it is back: whoever sees it twice believes it."""
+        is_back = self._away_since < inf and self._is_there and self._rents.is_usable
+        if is_back and self._seems_back:
+            self._away_since = inf
+        self._seems_back = is_back
 
     def _rejoin(self, now: float) -> None:
         """Those who are alone try the store again, some in each turn of the loop."""

@@ -171,6 +171,19 @@ class TestDoubts:
         gate.landlord.healed(began + 9.0)
         assert gate.landlord.away_since == inf
 
+    async def test_one_whose_end_nobody_told_is_over_when_the_store_was_seen_twice(self) -> None:
+        gate = Asking()
+        now = time.monotonic()
+        gate.landlord.lost(now)
+        gate.link.is_usable = False
+        for later in (1.0, 2.0):
+            gate.landlord.sweep(now + later)
+        gate.link.is_usable = True
+        gate.landlord.sweep(now + 3.0)
+        assert gate.landlord.away_since == now
+        gate.landlord.sweep(now + 4.0)
+        assert gate.landlord.away_since == inf
+
     async def test_after_a_doubt_those_who_were_there_before_count_for_a_while(self) -> None:
         gate = Asking(instances=4)
         gate.landlord.doubted()
