@@ -94,7 +94,8 @@ def test_those_that_compute_run_at_a_low_priority_and_those_that_wait_do_not(sui
     _, ran = suite.run(2)
     first = sorted(ran, key=lambda one: one.begin)[:20]
     usual = os.nice(0)
-    assert {(one.name, one.nice - usual) for one in first} == {("test_rules", NICENESS), ("test_door", 0)}
+    low = min(19, usual + NICENESS)  # there is none below that, and this test may itself run at a low one
+    assert {(one.name, one.nice) for one in first} == {("test_rules", low), ("test_door", usual)}
 
 
 def test_who_has_nothing_left_helps_the_others(suite: Suite) -> None:

@@ -228,7 +228,7 @@ async def test_2000_connections_outlive_a_store_that_is_killed_and_comes_back_em
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 async def test_2000_connections_outlive_a_store_that_is_frozen_for_a_minute(tmp_path: Path) -> None:
     """Twelve times as long as the ttl, and still no holder is buried by another."""
     async with redis_server() as store, hall(tmp_path, [store.url] * 3, [store], rooms=20) as place:
