@@ -41,6 +41,7 @@ local GRACE = 250000        -- microseconds for which a slot is kept after its t
 local FORGET = 10000000     -- microseconds after which an instance's field is removed
 local OWNED_TTL = 86400000  -- milliseconds
 local MARK_TTL = 86400000   -- milliseconds, of the mark of a loss (rent.py)
+local UNUSED = 15000000     -- microseconds for which a bucket is kept that is full
 local MOST_FIELDS = 4096    -- more than instances ever leave in a bucket, and fewer than Lua can unpack
 local LARGEST = 2 ^ 53
 
@@ -104,7 +105,7 @@ local function note(slot) return {'i' .. id, string.format('%.0f %s %.0f', now, 
 
 local function until_full()
   if rate <= 0 then return OWNED_TTL end
-  return math.min(((burst - level) / rate + SPARE) * 1000 + 15000, 31536000000)
+  return math.min(((burst - level) / rate + SPARE) * 1000 + UNUSED / 1000, 31536000000)
 end
 
 local function release(found)  -- nil: what it had when it got its owner
@@ -157,6 +158,8 @@ if sharers > 1 then capacity = burst + rate * SPARE end
 if not level then
   local left = KEYS[3] and redis.call('PTTL', KEYS[3]) or -1
   if left >= 0 then kept = math.min(kept < 0 and LARGEST or kept, math.max(0, MARK_TTL - left) * 1000) end
+  -- It may have expired while the store was away, and what came in then was not for it.
+  if away > 0 and known + away > UNUSED and (kept < 0 or known < kept) then kept = known end
   if ARGV[6] ~= '' then level = math.min(number(ARGV[7]) or 0, burst)
   elseif kept < 0 then level = burst
   else level = math.min(burst, tonumber(ARGV[7]) + rate * kept / 1000000) end

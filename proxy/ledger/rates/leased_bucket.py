@@ -87,6 +87,7 @@ class LeasedBucket(TokenBucket):
         "_most_at",
         "_owes_until",
         "_patience",
+        "_share_of_burst",
         "_sharers_at",
         "_spare",
         "_spent",
@@ -97,6 +98,7 @@ class LeasedBucket(TokenBucket):
         "full_burst",
         "full_rate",
         "heard",
+        "is_unheard",
         "key",
         "mode",
         "need",
@@ -127,6 +129,7 @@ class LeasedBucket(TokenBucket):
         self._patience = inf  # until then frames wait for answers
         self.deadline = inf  # of the answer that is awaited
         self.question = 0  # that was asked last
+        self.is_unheard = False  # a question was asked, and what became of it nobody knows
         self.epoch = b""
         self.heard = 0  # the question that made it ours last; of a new bucket: the last one that there was about any
         self.need = 0.0
@@ -139,7 +142,7 @@ class LeasedBucket(TokenBucket):
         self.mode = mode
         self._leases.clear()
         self.level = self.rate = 0.0
-        self.burst = self.full_burst
+        self.burst = self._share_of_burst = self.full_burst
 
     @property
     def lease_time(self) -> float:
@@ -165,9 +168,16 @@ class LeasedBucket(TokenBucket):
                 return True
             if self.mode is Mode.SHARED:
                 return False
-        if self.burst < cost <= self.full_burst:
-            self.burst = cost  # alone: it may save up for one frame
+        if self._share_of_burst < self.full_burst and cost <= self.full_burst:
+            self._save_up(cost, now)
         return super().would_pass(cost, now)
+
+    def _save_up(self, cost: float, now: float) -> None:
+        """Alone it may save up for one frame that is more than its share, from now on; and for no more than its share after that."""
+        burst = max(cost, self._share_of_burst)
+        if burst != self.burst:
+            super().would_pass(0.0, now)
+            self.level, self.stamp, self.burst = min(self.pending, burst), now, burst
 
     def spend(self, cost: float, now: float) -> None:
         if self.mode is Mode.SHARED:
@@ -287,11 +297,13 @@ class LeasedBucket(TokenBucket):
             self._patience = latest
         self.deadline = deadline
         self.question += 1
+        self.is_unheard = True
 
     def put_off(self, deadline: float, now: float) -> None:
         """The answer is that it will be asked anew before `deadline`: somebody else is giving it back."""
         self._grows_from = now
         self.deadline = deadline
+        self.is_unheard = False
 
     def unanswered(self) -> None:
         """No answer comes, but the store is there: whoever waits asks again."""
@@ -305,6 +317,7 @@ class LeasedBucket(TokenBucket):
         self._left, self._grows_from, self.absence = None, inf, None
         self._most, self._most_at = left, asked_at
         self.deadline = self._patience = self._advance_from = inf
+        self.is_unheard = False
         tokens = self._pay(tokens)
         if tokens > 0:
             self._expires = asked_at + self.lease_time
@@ -327,6 +340,7 @@ class LeasedBucket(TokenBucket):
         self._enter(Mode.OWNED)
         self.rate, self.level, self.stamp = self.full_rate, self._pay(level), now
         self.epoch, self.heard = epoch, int(epoch)
+        self.is_unheard = False
         self.used_by(1, now)
         self._left, self._grows_from, self.absence = None, inf, None
         self._settle()
@@ -343,14 +357,22 @@ class LeasedBucket(TokenBucket):
 
     def go_alone(self, now: float) -> None:
         """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
-        began = self._grows_from = min(self._grows_from, self._landlord.away_since, now)
+        self._grows_from = min(self._grows_from, self._landlord.away_since, now)
         rate, burst = self.full_rate / self._shares(now), max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
         level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))
         self._enter(Mode.ALONE)
         self.rate, self.burst, self.level, self.stamp = rate, burst, level, now
-        self.absence = Absence(began if self.absence is None else min(began, self.absence.began), now)
+        self._share_of_burst = burst
+        self.absence = self._absence_until(now)
         self._debt = 0.0
         self._settle()
+
+    def _absence_until(self, now: float) -> Absence:
+        """The store's, and one that ended a moment before it began."""
+        began = min(self._landlord.away_since, now)
+        if self.absence is not None and self.absence.ended > began - NEWS:
+            began = min(began, self.absence.began)
+        return Absence(began, now)
 
     def used_by(self, sharers: int, now: float) -> None:
         """So many instances use it, this one among them."""

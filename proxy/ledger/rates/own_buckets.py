@@ -50,8 +50,10 @@ class OwnBuckets:
             return
         if bucket.mode is Mode.OWNED and self._rents.is_usable:
             self._leave(bucket)
-        elif bucket.is_done(time.monotonic()):
+        elif bucket.is_done(now := time.monotonic()):
             self._buckets.forget(bucket)
+            if bucket.is_unheard:  # it may be ours
+                self._rents.tell(self._rents.word(bucket, Verb.LEAVE), now)
         elif not bucket.is_asking:
             self._buckets.keep(bucket)
 

@@ -27,6 +27,7 @@ from proxy.ledger.store import StoreDown
 BACKSTOP: Final = 0.05  # seconds that the link may take to say that there is no answer
 QUESTIONS: Final = 3  # that a frame waits for; where none is answered the link gives up as well
 OWNER: Final = 0.15  # seconds that a frame waits for an owner besides (lua/rent.lua)
+AT_ONCE: Final = 200  # buckets that try the store again in one turn of the loop
 RETURN: Final = 10.0  # seconds after a doubt, in which instances that were there before count as if they were back
 
 
@@ -50,6 +51,7 @@ class RedisLandlord:
         self._instances = instances
         self._answer_times = AnswerTimes()
         self._alone: set[LeasedBucket] = set()
+        self._rejoining: set[LeasedBucket] = set()  # of these, those that are to try the store again
         self._waits: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until an owner that is silent is asked about again
         self._healing: dict[LeasedBucket, asyncio.TimerHandle] = {}  # until the store knows us again; then they ask, or are alone
         self._unwanted: set[LeasedBucket] = set()  # somebody else wants it already, and whether we have it is on its way to us
@@ -57,6 +59,7 @@ class RedisLandlord:
         self._doubted_at = -inf
         self._known_before = 1  # instances, before the last doubt: not all may be back
         self._away_since = inf
+        self._seems_back = False
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -68,15 +71,18 @@ class RedisLandlord:
 
     @property
     def instances(self) -> int:
-        return self._instances()
+        return self._instances_at(time.monotonic())
+
+    def _instances_at(self, now: float) -> int:
+        """Those who are listed; and just after a doubt, those who were listed before, since not all may be back."""
+        return max(self._instances(), self._known_before if now < self._doubted_at + RETURN else 1)
 
     @property
     def away_since(self) -> float:
         return self._away_since
 
     def ask(self, bucket: LeasedBucket, now: float) -> None:
-        known = self._known_before if now < self._doubted_at + RETURN else 1
-        self._send(bucket, self._rents.question(bucket, now, max(self._instances(), known)), now)
+        self._send(bucket, self._rents.question(bucket, now, self._instances_at(now)), now)
 
     def late(self, bucket: LeasedBucket, now: float) -> None:
         self._stop_waiting(bucket)
@@ -206,6 +212,7 @@ class RedisLandlord:
 
     def forget(self, bucket: LeasedBucket) -> None:
         self._alone.discard(bucket)
+        self._rejoining.discard(bucket)
         self._unwanted.discard(bucket)
         self._stop_waiting(bucket)
 
@@ -214,8 +221,8 @@ class RedisLandlord:
     def doubted(self) -> None:
         """What the store has may be anything: nothing is asked until it is `healed`."""
         if self._is_there:
+            self._known_before = self.instances
             self._doubted_at = time.monotonic()
-            self._known_before = self._instances()
         self._is_there = False
 
     def lost(self, now: float) -> None:
@@ -233,16 +240,37 @@ class RedisLandlord:
 
     def sweep(self, now: float) -> None:
         """Called about once a second."""
+        self._look_for_store()
         self._rejoin(now)
 
+    def _look_for_store(self) -> None:
+        """It may be lost and back in the midst of healing, and then nobody says that it is back: whoever sees it twice believes it."""
+        is_back = self._away_since < inf and self._is_there and self._rents.is_usable
+        if is_back and self._seems_back:
+            self._away_since = inf
+        self._seems_back = is_back
+
     def _rejoin(self, now: float) -> None:
-        """Those who are alone try the store again."""
+        """Those who are alone try the store again, some in each turn of the loop."""
         if not self._is_there or not self._rents.is_usable:
             return
-        alone, self._alone = self._alone, set()
-        for bucket in alone:
-            bucket.rejoin(now)
-            self._own.rest(bucket)
+        is_under_way = bool(self._rejoining)
+        self._rejoining |= self._alone
+        self._alone = set()
+        if not is_under_way:
+            self._rejoin_some(now)
+
+    def _rejoin_some(self, now: float) -> None:
+        for _ in range(min(AT_ONCE, len(self._rejoining))):
+            bucket = self._rejoining.pop()
+            if bucket.mode is Mode.ALONE:
+                bucket.rejoin(now)
+                self._own.rest(bucket)
+        if self._rejoining:
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._rejoin_some(time.monotonic())
 
     def stop(self) -> None:
         for bucket in (*self._waits, *self._healing):

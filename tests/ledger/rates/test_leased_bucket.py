@@ -464,6 +464,9 @@ class TestAbsence:
         bucket.go_alone(NOW + 2.0)
         bucket.rejoin(NOW + 3.0)
         assert bucket.absence == (NOW - 1.0, NOW + 3.0)
+        landlord.away_since = NOW + 600.0
+        bucket.go_alone(NOW + 602.0)
+        assert bucket.absence == (NOW + 600.0, NOW + 602.0)  # what came between was not for it alone
         bucket.lease(0.0, 0.0, NOW, NOW)
         assert bucket.absence is None
 
@@ -533,6 +536,15 @@ class TestAlone:
         assert bucket.take(15.0, NOW + 1.0)
         assert not bucket.take(21.0, NOW + 1_000.0)
         assert bucket.wait(21.0, NOW) == bucket.due(21.0, NOW) == inf
+
+    def test_what_it_saves_up_for_a_large_frame_begins_with_the_frame_and_is_for_nothing_else(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        later = NOW + 400.0
+        assert not bucket.take(20.0, later)  # it has its share, and saves from now on
+        assert bucket.wait(20.0, later) == 2.0
+        assert passed(bucket, 30, later + 100.0) == 10
 
     def test_where_the_burst_is_less_than_the_instances_it_may_save_up_for_a_message(self) -> None:
         bucket, landlord = shared(rate=10.0, burst=2.0)

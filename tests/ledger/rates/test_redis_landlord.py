@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from proxy.ledger.links.link import CommandError
+from proxy.ledger.rates import redis_landlord
 from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.rates.own_buckets import OwnBuckets
@@ -27,7 +28,8 @@ class Asking:
         self.rents, self.link, self.heard = recorded()
         self.table = BucketTable()
         self.instances = instances
-        self.landlord = RedisLandlord(self.rents, OwnBuckets(self.table, self.rents), 0.2, lambda: self.instances)
+        self.own = OwnBuckets(self.table, self.rents)
+        self.landlord = RedisLandlord(self.rents, self.own, 0.2, lambda: self.instances)
         self.table.forgotten = self.landlord.forget
         self.landlord.healed(time.monotonic())
 
@@ -169,6 +171,19 @@ class TestDoubts:
         gate.landlord.healed(began + 9.0)
         assert gate.landlord.away_since == inf
 
+    async def test_one_whose_end_nobody_told_is_over_when_the_store_was_seen_twice(self) -> None:
+        gate = Asking()
+        now = time.monotonic()
+        gate.landlord.lost(now)
+        gate.link.is_usable = False
+        for later in (1.0, 2.0):
+            gate.landlord.sweep(now + later)
+        gate.link.is_usable = True
+        gate.landlord.sweep(now + 3.0)
+        assert gate.landlord.away_since == now
+        gate.landlord.sweep(now + 4.0)
+        assert gate.landlord.away_since == inf
+
     async def test_after_a_doubt_those_who_were_there_before_count_for_a_while(self) -> None:
         gate = Asking(instances=4)
         gate.landlord.doubted()
@@ -178,6 +193,30 @@ class TestDoubts:
         for moment in (now, now + RETURN + 1.0):
             gate.landlord.ask(LeasedBucket(b"rule:key", SLOW, 20.0, gate.landlord), moment)
         assert [word["level"] for word in gate.link.words()] == [b"4.0", b"10.0"]
+
+    async def test_those_who_are_alone_try_again_some_in_each_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(redis_landlord, "AT_ONCE", 2)
+        gate = Asking()
+        gate.link.is_usable = False
+        buckets = [gate.bucket(b"rule:%d" % number) for number in range(5)]
+        gate.link.is_usable = True
+        gate.landlord.healed(time.monotonic())
+        alone = []
+        for _ in range(3):
+            alone.append(sum(bucket.mode is Mode.ALONE for bucket in buckets))
+            gate.landlord.sweep(time.monotonic())
+            await asyncio.sleep(0)
+        assert alone == [3, 1, 0]
+
+    async def test_who_leaves_before_he_hears_whether_it_is_ours_gives_it_back(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        gate.landlord.late(bucket, time.monotonic())
+        bucket.users = 0
+        gate.own.rest(bucket)
+        assert [word["verb"] for word in gate.link.words()] == [b"ask", b"leave"]
+        assert gate.link.words()[1]["heard"] == b"0"
+        assert len(gate.table) == 0
 
     async def test_who_is_alone_tries_the_store_again_only_when_it_is_there(self) -> None:
         gate = Asking()

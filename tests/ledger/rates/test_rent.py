@@ -278,6 +278,13 @@ class TestTrouble:
         assert isinstance(said, Leased)
         assert 100.0 * refill - 0.1 <= said.left <= 100.0 * refill + 8.0  # the machine may be slow
 
+    @pytest.mark.parametrize(("away", "level"), [(0.0, 10.0), (14.0, 10.0), (15.0, 3.0 + 0.5 * 2.0)])
+    async def test_one_that_may_have_expired_while_it_was_away_is_not_full_again(self, ann: Tenant, away: float, level: float) -> None:
+        ann.knowledge = Knowledge(known=0.5, away=away)
+        said = await ann.ask(level=3.0, rate=2.0)
+        assert isinstance(said, Owned)
+        assert said.level == level
+
     async def test_after_a_loss_of_data_a_bucket_that_is_not_there_began_as_empty(self, ann: Tenant) -> None:
         ann.knowledge = Knowledge(kept=0.5)
         said = await ann.ask(rate=10.0)
