@@ -13,7 +13,24 @@ from proxy.ledger.store import StoreDown
 from tests.ledger.instances import Heard
 
 NOW = 1_000.0
-WORDS = ("verb", "rate", "burst", "epoch", "level", "need", "want", "may_own", "known", "kept", "most", "holder", "number", "heard", "away")
+WORDS = (
+    "verb",
+    "rate",
+    "burst",
+    "epoch",
+    "level",
+    "need",
+    "want",
+    "may_own",
+    "known",
+    "kept",
+    "most",
+    "holder",
+    "number",
+    "heard",
+    "away",
+    "waited_for",
+)
 
 
 class RecordingLink:

@@ -657,8 +657,25 @@ RATES = (
     # the script
     Mutant("rent_leases_are_not_taken", RENT, "level = math.max(0, level - granted)", "level = math.max(0, level)", LEASES),
     Mutant("rent_two_owners", RENT, "ARGV[10] == '1' and sharers == 1 and", "ARGV[10] == '1' and", LEASES),
-    Mutant("rent_silent_owner_is_believed_for_ever", RENT, "if now - wanted < PATIENCE then", "if true then", OWNERS),
-    Mutant("rent_silent_owner_leaves_a_full_bucket", RENT, "  release(0)\nelseif owner or", "  release(burst)\nelseif owner or", OWNERS),
+    Mutant("rent_silent_owner_is_believed_for_ever", RENT, "if ARGV[18] ~= name then", "if true then", OWNERS),
+    Mutant("rent_one_owner_was_waited_for_and_another_loses_it", RENT, "if ARGV[18] ~= name then", "if ARGV[18] == '' then", OWNERS),
+    Mutant("rent_silent_owner_leaves_a_full_bucket", RENT, "  release(lost)\nelseif owner or", "  release(burst)\nelseif owner or", OWNERS),
+    Mutant(
+        "rent_silent_owner_leaves_nothing_after_an_outage",
+        RENT,
+        "  release(lost)\nelseif owner or",
+        "  release(0)\nelseif owner or",
+        OWNERS,
+    ),
+    Mutant("rent_silent_owner_always_leaves_a_share", RENT, "known >= 0 and known < RETURN and", "", OWNERS),
+    Mutant("who_was_told_that_it_is_free_takes_it_from_the_next", LANDLORD, '            bucket.owner = b""\n', "", ANSWERS),
+    Mutant(
+        "an_answer_leaves_the_owner_waited_for",
+        LEASED_BUCKET,
+        '        self._most, self._most_at = left, asked_at\n        self.owner = b""\n',
+        "        self._most, self._most_at = left, asked_at\n",
+        ANSWERS,
+    ),
     Mutant(
         "rent_anybody_gives_back",
         RENT,
@@ -840,9 +857,20 @@ RATES = (
     Mutant("rent_turn_beyond_all_numbers", RENT, "/ rate * 1000000), LARGEST)", "/ rate * 1000000), 2 ^ 63)", TROUBLE),
     Mutant("rent_divides_by_no_rate", RENT, "  if rate <= 0 then return OWNED_TTL end\n", "", TROUBLE),
     Mutant("rent_forgets_an_empty_bucket", RENT, "if level >= burst and rate > 0 and", "if level >= burst and", TROUBLE),
-    Mutant("rent_gives_back_what_is_not_there", RENT, "(level or ARGV[6] == '')", "level", TROUBLE),
+    Mutant("rent_gives_back_what_is_not_there", RENT, "and ARGV[6] == '' and not level", "and false", TROUBLE),
     Mutant(
-        "rent_gives_back_twice", RENT, "elseif owner or verb == 'yield' and (level or ARGV[6] == '') then", "elseif owner then", TROUBLE
+        "rent_gives_back_twice",
+        RENT,
+        "elseif owner or verb == 'yield' and level or verb ~= 'ask' and ARGV[6] == '' and not level then",
+        "elseif owner then",
+        TROUBLE,
+    ),
+    Mutant(
+        "rent_one_who_leaves_what_is_gone_makes_it_anew",
+        RENT,
+        "or verb ~= 'ask' and ARGV[6] == '' and not",
+        "or not owner and verb == 'yield' and not",
+        TROUBLE,
     ),
     Mutant("rent_no_spare_for_a_small_burst", RENT, "and 0 or SHORT_SPARE", "and 0 or 0", LEASES),
     Mutant("rent_spare_for_every_burst", RENT, "and 0 or SHORT_SPARE", "and SHORT_SPARE or SHORT_SPARE", LEASES),
@@ -946,8 +974,8 @@ RATES = (
     Mutant(
         "asks_without_what_it_knows",
         RENT_LINK,
-        ", most=bucket.most(now))",
-        ")",
+        " most=bucket.most(now),",
+        "",
         (f"{_WORDS}::test_a_flush_gives_no_first_message_to_those_who_are_known",),
     ),
     Mutant(

@@ -6,7 +6,7 @@
 --
 -- KEYS  b:{k}, a hash: l, s   level, and its stamp (microseconds of this server's clock)
 --                      o, e   the owner's id and the epoch of its ownership, if there is an owner: the number of the question that made it so
---                      w      since when another one wants the bucket from its owner (microseconds)
+--                      w      1 if another one wants the bucket from its owner
 --                      i<id>  an instance that has asked lately: "when need slot"; slot: when its turn is to ask again (0: any time)
 --       if whoever asks must be listed: the listing of holders; the mark of a loss of data, which lives for a day from then on
 -- ARGV  1 id   2 prefix of channels: an instance hears on prefix .. id
@@ -22,11 +22,12 @@
 --       14 the instance's id as a holder
 --       15 number of the last question that this instance has asked about anything; if this is one: its own   16 the last epoch of this
 --       bucket of which it may have heard   17 microseconds for which the store was away before (11): what came in then is not refilled
+--       18 the owner, as an answer named it, that was told in vain to give the bucket back; or ""
 -- Comes back as one text:
 --   "O level epoch"                the bucket is the instance's own
 --   "L tokens retry sharers left"  a lease of tokens, perhaps 0; retry: milliseconds until it is worth asking again; sharers: instances;
 --                                  left: tokens that the bucket has now, -1 if that is not known
---   "W retry sharers"              another one owns it and was told; ask again when told, or after so many milliseconds
+--   "W retry sharers owner"        another one owns it and was told; ask again when told, or after so many milliseconds
 --   "K"                            done, or too late to be done
 --   "U"                            the holder is not listed, so the store may have lost its data: nothing was done
 --   "C"                            the key holds what is not ours
@@ -36,7 +37,8 @@ local LATE = 0.25           -- seconds: of a lease and of SPARE together (leased
 local SHORT_SPARE = 0.05    -- seconds: a shared bucket of a small burst holds so much more, or polls would find nothing
 local PACE = 200000         -- microseconds between the questions of an instance that cannot have what it wants; less where burst is small
 local ACTIVE = 2000000      -- microseconds for which an instance counts after it has asked
-local PATIENCE = 150000     -- microseconds until an owner that does not answer has lost the bucket
+local PATIENCE = 150        -- milliseconds until an owner that does not answer has lost the bucket
+local RETURN = 10000000     -- microseconds after an outage, for which not all may be back
 local GRACE = 250000        -- microseconds for which a slot is kept after its time
 local FORGET = 10000000     -- microseconds after which an instance's field is removed
 local OWNED_TTL = 86400000  -- milliseconds
@@ -124,6 +126,9 @@ end
 
 -- the owner
 
+-- What a silent owner leaves: just after an outage a share, since he may have become it by a question from before, and know nothing.
+local lost = known >= 0 and known < RETURN and ARGV[6] == '' and tonumber(ARGV[7]) or 0
+
 -- An owner who tells that he still is may have become it anew by that, and not have heard the answer.
 local believed = tonumber(ARGV[6])
 local mine = owner == id and believed and (believed == won or believed < won and won <= heard)
@@ -140,14 +145,14 @@ elseif owner == id then
   release(0)  -- it has forgotten it: nobody knows what is left
 elseif owner and verb == 'ask' then
   if want == 0 then return table.concat({'L 0 0', sharers, -1}, ' ') end
-  if not wanted or wanted > now then wanted = now end
-  if now - wanted < PATIENCE then
+  local name = owner .. ':' .. epoch
+  if ARGV[18] ~= name then  -- whoever asked before may not have heard that there is an owner, nor this one of him
     tell(owner, 'y')
-    redis.call('HSET', key, 'w', string.format('%.0f', wanted), unpack(note(0)))
-    return table.concat({'W', math.ceil((PATIENCE - now + wanted) / 1000) + 1, math.max(sharers, 2)}, ' ')
+    redis.call('HSET', key, 'w', '1', unpack(note(0)))
+    return table.concat({'W', PATIENCE + 1, math.max(sharers, 2), name}, ' ')
   end
-  release(0)
-elseif owner or verb == 'yield' and (level or ARGV[6] == '') then
+  release(lost)
+elseif owner or verb == 'yield' and level or verb ~= 'ask' and ARGV[6] == '' and not level then
   return 'K'  -- somebody else has it, or it was given back before, or is gone
 end
 

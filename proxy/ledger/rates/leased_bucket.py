@@ -102,6 +102,7 @@ class LeasedBucket(TokenBucket):
         "key",
         "mode",
         "need",
+        "owner",
         "question",
         "sharers",
         "want",
@@ -132,6 +133,7 @@ class LeasedBucket(TokenBucket):
         self.is_unheard = False  # a question was asked, and what became of it nobody knows
         self.epoch = b""
         self.heard = 0  # the question that made it ours last; of a new bucket: the last one that there was about any
+        self.owner = b""  # as the store named him: he was told to give it back, and has lost it when this one asks again
         self.need = 0.0
         self.want = 0.0
         self.sharers, self._sharers_at = 0, -inf  # instances that use it, as the store said last, and when
@@ -140,6 +142,7 @@ class LeasedBucket(TokenBucket):
 
     def _enter(self, mode: Mode) -> None:
         self.mode = mode
+        self.owner = b""
         self._leases.clear()
         self.level = self.rate = 0.0
         self.burst = self._share_of_burst = self.full_burst
@@ -299,8 +302,9 @@ class LeasedBucket(TokenBucket):
         self.question += 1
         self.is_unheard = True
 
-    def put_off(self, deadline: float, now: float) -> None:
-        """The answer is that it will be asked anew before `deadline`: somebody else is giving it back."""
+    def put_off(self, owner: bytes, deadline: float, now: float) -> None:
+        """The answer is that it will be asked anew before `deadline`: somebody else, `owner`, is giving it back."""
+        self.owner = owner
         self._grows_from = now
         self.deadline = deadline
         self.is_unheard = False
@@ -316,6 +320,7 @@ class LeasedBucket(TokenBucket):
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. `left` in the bucket. Only while shared."""
         self._left, self._grows_from, self.absence = None, inf, None
         self._most, self._most_at = left, asked_at
+        self.owner = b""
         self.deadline = self._patience = self._advance_from = inf
         self.is_unheard = False
         tokens = self._pay(tokens)

@@ -159,9 +159,9 @@ class RedisLandlord:
             case Leased(tokens, retry, sharers, left) if not was_alone:
                 bucket.used_by(sharers, now)
                 bucket.lease(tokens, retry, sent.at, now, left)
-            case Elsewhere(retry, sharers) if not was_alone:
+            case Elsewhere(retry, sharers, owner) if not was_alone:
                 bucket.used_by(sharers, now)
-                self._wait_for_owner(bucket, retry, now)
+                self._wait_for_owner(bucket, owner, retry, now)
                 return  # whether somebody wants it from us is not known yet
             case Said.UNLISTED if not was_alone:
                 self._unlisted(bucket, sent.holder, now)
@@ -174,9 +174,9 @@ class RedisLandlord:
             self._unwanted.discard(bucket)
             self._own.give_back(bucket, Verb.YIELD)
 
-    def _wait_for_owner(self, bucket: LeasedBucket, retry: float, now: float) -> None:
+    def _wait_for_owner(self, bucket: LeasedBucket, owner: bytes, retry: float, now: float) -> None:
         self._stop_waiting(bucket)
-        bucket.put_off(now + retry + self._timeout, now)
+        bucket.put_off(owner, now + retry + self._timeout, now)
         self._waits[bucket] = self._loop.call_later(retry, self._ask_anew, bucket)
 
     def _unlisted(self, bucket: LeasedBucket, holder: bytes, now: float) -> None:
@@ -208,6 +208,7 @@ class RedisLandlord:
     def freed(self, bucket: LeasedBucket) -> None:
         """Its owner has given it back."""
         if bucket in self._waits:
+            bucket.owner = b""
             self._ask_anew(bucket)
 
     def forget(self, bucket: LeasedBucket) -> None:

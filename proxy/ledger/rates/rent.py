@@ -40,7 +40,8 @@ class Rent:
     has lost it. `most`: what it has at most, infinite if that is not known.
 
     `number`: of the last question about anything, if this is one its own, which is the epoch if the bucket becomes ours. `heard`: the last
-    epoch that may have been heard of; an ownership since was never used.
+    epoch that may have been heard of; an ownership since was never used. `waited_for`: the owner, as Elsewhere named it, that was told in
+    vain to give it back; empty for none.
     """
 
     key: bytes
@@ -55,6 +56,7 @@ class Rent:
     may_own: bool = True
     number: int = 0
     heard: int = 0
+    waited_for: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,12 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Another instance owns it, and was told to give it back. `retry`: seconds after which it is asked for anew."""
+    """Another instance owns it, and was told to give it back. `retry`: seconds after which it is asked for anew, for then that one has lost
+    it. `owner`: a name for that instance and its ownership."""
 
     retry: float
     sharers: int
+    owner: bytes = field(compare=False)
 
 
 class Said(Enum):
@@ -127,6 +131,7 @@ class RentCommands:
             b"%d" % rent.number,
             b"%d" % rent.heard,
             _microseconds(knowledge.away),
+            rent.waited_for,
         )
 
     def read_message(self, message: bytes) -> tuple[bytes, bytes] | None:
@@ -147,8 +152,8 @@ def read_rent(reply: object) -> RentAnswer:
             return Owned(float(level), b"%d" % int(epoch))
         case b"L", [tokens, retry, sharers, left]:
             return Leased(float(tokens), float(retry) / 1000, int(sharers), inf if left == b"-1" else float(left))
-        case b"W", [retry, sharers]:
-            return Elsewhere(float(retry) / 1000, int(sharers))
+        case b"W", [retry, sharers, owner]:
+            return Elsewhere(float(retry) / 1000, int(sharers), owner)
         case _, []:
             return Said(kind)
     raise ValueError("not an answer of our script")

@@ -49,7 +49,8 @@ class RentLink:
         """For `bucket.need` and `bucket.want` tokens, with what is known of it. If the store has lost it, it begins with a share, as in an
         outage a bucket does of which nothing is known."""
         level = max(FIRST_MESSAGE, bucket.full_burst / (instances + 1))
-        return replace(self.word(bucket, level=level), need=bucket.need, want=bucket.want, most=bucket.most(now))
+        word = self.word(bucket, level=level)
+        return replace(word, need=bucket.need, want=bucket.want, most=bucket.most(now), waited_for=bucket.owner)
 
     def word(self, bucket: LeasedBucket, verb: Verb = Verb.ASK, level: float = 0.0) -> Rent:
         """`level` in tokens, as in Rent. Anything but ASK has no number of its own."""

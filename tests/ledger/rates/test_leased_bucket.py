@@ -277,7 +277,7 @@ class TestNoAnswer:
     def test_an_owner_elsewhere_is_waited_for_beyond_the_deadline_of_the_question(self) -> None:
         bucket, _ = shared()
         assert not bucket.would_pass(1.0, NOW)
-        bucket.put_off(NOW + 0.4, NOW + 0.1)
+        bucket.put_off(b"bob:1", NOW + 0.4, NOW + 0.1)
         assert not bucket.would_pass(1.0, NOW + TIMEOUT)
         assert bucket.known_at(1.0, NOW + TIMEOUT) == NOW + 0.4
 
@@ -359,7 +359,7 @@ class TestAdvance:
 
     def test_an_owner_elsewhere_is_not_waited_for_either(self) -> None:
         bucket = self.late_one()
-        bucket.put_off(NOW + 0.35, NOW + 0.01)
+        bucket.put_off(b"bob:1", NOW + 0.35, NOW + 0.01)
         assert bucket.known_at(1.0, NOW + 0.01) == NOW + self.USUAL
         assert bucket.take(1.0, NOW + self.USUAL)
 

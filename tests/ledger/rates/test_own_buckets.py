@@ -78,7 +78,7 @@ class TestToldAgain:
         await link.answer()
         assert len(table.owned()) == 2
 
-    @pytest.mark.parametrize("reply", [b"K", b"L 3 0 2 9", b"W 150 2"])
+    @pytest.mark.parametrize("reply", [b"K", b"L 3 0 2 9", b"W 150 2 bob:1"])
     async def test_what_is_not_ours_any_more_is_shared(self, reply: bytes) -> None:
         own, table, link, _ = owning(1)
         own.tell_again()

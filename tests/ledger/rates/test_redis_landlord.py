@@ -119,19 +119,22 @@ class TestAnswers:
     async def test_who_waits_for_an_owner_asks_when_it_is_free_or_the_time_is_over(self) -> None:
         gate = Asking()
         bucket = gate.bucket()
-        await gate.link.answer(b"W 60000 2")
+        await gate.link.answer(b"W 60000 2 bob:1")
         assert gate.landlord.waiting == 1
         gate.landlord.freed(bucket)
         assert (gate.landlord.waiting, gate.link.commands) == (0, 2)
         gate.landlord.freed(bucket)  # it does not wait any more
         assert gate.link.commands == 2
-        await gate.link.answer(b"W 1 2")
+        await gate.link.answer(b"W 1 2 bob:2")
         await until(lambda: gate.link.commands == 3)
+        assert [word["waited_for"] for word in gate.link.words()] == [b"", b"", b"bob:2"]
+        await gate.link.answer(b"L 0 1 2 5")
+        assert not bucket.owner
 
     async def test_who_left_while_it_waited_is_forgotten_and_asks_nothing_more(self) -> None:
         gate = Asking()
         bucket = gate.bucket()
-        await gate.link.answer(b"W 60000 2")
+        await gate.link.answer(b"W 60000 2 bob:1")
         gate.table.forget(bucket)
         assert gate.landlord.waiting == 0
         gate.landlord.freed(bucket)
@@ -234,7 +237,7 @@ class TestDoubts:
     async def test_after_the_end_no_timer_is_left(self) -> None:
         gate = Asking()
         gate.bucket()
-        await gate.link.answer(b"W 60000 2")
+        await gate.link.answer(b"W 60000 2 bob:1")
         gate.landlord.doubted()
         gate.bucket(b"rule:late")
         assert gate.landlord.waiting == 2

@@ -18,6 +18,7 @@ KEY = b"rule:}{\x00key"
 NAME = b"test:b:{" + KEY + b"}"
 ASK = Rent(KEY, SLOW, 10.0, need=1.0, want=1.0)
 TAKEOVER = 0.151  # seconds
+JUST_BACK = Knowledge(known=1.0, away=60.0)
 
 
 class Tenant:
@@ -49,10 +50,16 @@ class Tenant:
     async def ask(self, need: float = 1.0, want: float = 0.0, **changes: object) -> RentAnswer:
         return await self.say(replace(ASK, need=need, want=max(need, want), **changes))  # type: ignore[arg-type]
 
-    async def own(self, level: float = 10.0) -> Owned:
+    async def wait(self) -> bytes:
+        """Ask for what another one has: the owner who is told."""
         said = await self.ask()
+        assert isinstance(said, Elsewhere)
+        return said.owner
+
+    async def own(self, left: float = 10.0, /, **changes: object) -> Owned:
+        said = await self.ask(**changes)  # type: ignore[arg-type]
         assert isinstance(said, Owned)
-        assert isclose(said.level, level, abs_tol=0.01)
+        assert isclose(said.level, left, abs_tol=0.01)
         return said
 
 
@@ -129,12 +136,48 @@ class TestOwner:
 
     async def test_an_owner_that_is_silent_loses_it_empty(self, ann: Tenant, bob: Tenant) -> None:
         owned = await ann.own()
-        await bob.ask()
-        await asyncio.sleep(TAKEOVER)  # on the server's clock, which nobody moves
-        await bob.own(0.0)
+        silent = await bob.wait()
+        assert isinstance(await bob.ask(), Elsewhere)  # he has not waited yet
+        await bob.own(0.0, waited_for=silent)
         assert await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=10.0)) is Said.DONE
         assert isinstance(await ann.ask(), Elsewhere)
         assert await field_level_is(bob, 0.0)
+
+    async def test_who_waited_for_one_owner_waits_for_the_next_one_too(self, ann: Tenant, bob: Tenant) -> None:
+        owned = await ann.own()
+        silent = await bob.wait()
+        await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=4.0, need=0.0, want=0.0))
+        await ann.write(replace(ASK, verb=Verb.LEAVE, number=9, heard=9))
+        await bob.say(replace(ASK, verb=Verb.LEAVE))
+        await ann.own(4.0)
+        assert isinstance(await bob.ask(waited_for=silent), Elsewhere)
+
+    async def test_a_question_that_nobody_waited_for_takes_nothing_from_an_owner(self, ann: Tenant, bob: Tenant) -> None:
+        """It may have lain in a frozen server, and so may the one that made the owner what he is: he has not heard of it."""
+        assert await ann.write(replace(ASK, number=7)) == Owned(10.0, b"7")
+        await bob.ask()
+        await asyncio.sleep(TAKEOVER)
+        assert isinstance(await bob.ask(), Elsewhere)
+        assert await ann.write(replace(ASK, number=8, heard=6, need=10.0, want=10.0)) == Leased(10.0, 0.0, 2)
+
+    @pytest.mark.parametrize(
+        ("knowledge", "level"),
+        [(JUST_BACK, 4.0), (Knowledge(known=10.1, away=60.0), 0.0), (Knowledge(), 0.0)],
+        ids=["just back", "later", "never"],
+    )
+    async def test_what_a_silent_owner_had_is_a_share_just_after_an_outage(
+        self, ann: Tenant, bob: Tenant, knowledge: Knowledge, level: float
+    ) -> None:
+        """He may have become it by a question from before the outage, and not be back yet."""
+        await ann.own()
+        bob.knowledge = knowledge
+        await bob.own(level, level=4.0, waited_for=await bob.wait())
+        await bob.own(0.0, level=4.0)  # he has forgotten it, and knows that he may have had it
+
+    async def test_such_a_share_is_no_more_than_a_bucket(self, ann: Tenant, bob: Tenant) -> None:
+        bob.knowledge = JUST_BACK
+        await ann.own()
+        await bob.own(10.0, level=40.0, waited_for=await bob.wait())
 
     async def test_an_owner_that_asks_finds_that_it_still_is(self, ann: Tenant) -> None:
         owned = await ann.own()
@@ -376,10 +419,14 @@ class TestTrouble:
         assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
         assert await field(server, "l") == b"0"
 
-    async def test_one_who_gives_back_what_is_not_there_leaves_nothing(self, server: RedisServer, ann: Tenant) -> None:
-        assert await ann.say(Rent(KEY, 0.0, 0.0, Verb.YIELD)) is Said.DONE
+    @pytest.mark.parametrize("knowledge", [Knowledge(), Knowledge(known=1.0, kept=1.0), JUST_BACK], ids=["calm", "lost", "just back"])
+    @pytest.mark.parametrize("word", [Rent(KEY, 0.0, 0.0, Verb.YIELD), replace(ASK, verb=Verb.LEAVE)], ids=["yield", "leave"])
+    async def test_one_who_gives_back_what_is_not_there_leaves_nothing(
+        self, server: RedisServer, ann: Tenant, word: Rent, knowledge: Knowledge
+    ) -> None:
+        ann.knowledge = knowledge
+        assert await ann.say(word) is Said.DONE
         assert await field(server, "l") is None
-        await ann.own(10.0)
 
     async def test_giving_back_twice_is_giving_back_once(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         await shared(ann, bob, level=3.0)
@@ -449,7 +496,7 @@ class TestTrouble:
             assert not await client.hexists(NAME, "iold")
 
 
-@pytest.mark.parametrize("reply", [None, 1, b"", b"O 1", b"L 1 2", b"L 1 2 3", b"X", b"L a b c d", b"K 1"])
+@pytest.mark.parametrize("reply", [None, 1, b"", b"O 1", b"L 1 2", b"L 1 2 3", b"W 1 2", b"X", b"L a b c d", b"K 1"])
 def test_an_answer_that_makes_no_sense_is_told(reply: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_rent(reply)
