@@ -633,7 +633,7 @@ SHARED = (
         "while False and",
         SCOPES,
     ),
-    Mutant("scoped_waits_for_ever", SCOPED, "async with asyncio.timeout(PATIENCE):", "async with asyncio.timeout(None):", SCOPES),
+    Mutant("scoped_waits_for_ever", SCOPED, "until = time.monotonic() + PATIENCE", "until = time.monotonic() + 1e9", SCOPES),
     Mutant(
         "once_evicting_always_evicting",
         STORE_WATCH,
