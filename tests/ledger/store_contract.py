@@ -55,18 +55,19 @@ async def ask(store: Store, *claims: Claim, now: float = NOW) -> Grant | Denial:
         else:
             answered.set_result(answer)
 
-    def take_first_step() -> None:
-        if not answered.cancelled():
-            started.append(eager.start(loop, admit()))
-
-    started: list[asyncio.Task[None] | None] = []
-    loop.call_soon(take_first_step)
+    ours = asyncio.current_task()
+    assert ours is not None
+    asyncio._leave_task(loop, ours)  # in this very turn of the loop: there is no other way
+    try:
+        rest = eager.start(loop, admit())
+    finally:
+        asyncio._enter_task(loop, ours)
     try:
         return await answered
     except asyncio.CancelledError:
-        for task in filter(None, started):
-            task.cancel()
-            await asyncio.wait([task])
+        if rest is not None:
+            rest.cancel()
+            await asyncio.wait([rest])
         raise
 
 

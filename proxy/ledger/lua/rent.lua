@@ -163,11 +163,15 @@ if sharers > 1 then capacity = burst + rate * SPARE end
 if not level then
   local left = KEYS[3] and redis.call('PTTL', KEYS[3]) or -1
   if left >= 0 then kept = math.min(kept < 0 and LARGEST or kept, math.max(0, MARK_TTL - left) * 1000) end
-  -- It may have expired while the store was away, and what came in then was not for it.
-  if away > 0 and known + away > UNUSED and (kept < 0 or known < kept) then kept = known end
+  local given = tonumber(ARGV[7])
   if ARGV[6] ~= '' then level = math.min(number(ARGV[7]) or 0, burst)
-  elseif kept < 0 then level = burst
-  else level = math.min(burst, tonumber(ARGV[7]) + rate * kept / 1000000) end
+  else
+    level = burst
+    if kept >= 0 then level = math.min(level, given + rate * kept / 1000000) end
+    if away > UNUSED then  -- it may have expired meanwhile, full of what came in then and was not for it
+      level = math.min(level, math.max(given, burst - rate * (away - UNUSED) / 1000000) + rate * known / 1000000)
+    end
+  end
 else
   local elapsed = math.max(0, now - stamp)
   if known >= 0 then elapsed = math.max(math.min(elapsed, known), elapsed - away) end

@@ -55,10 +55,12 @@ class BucketTable:
         self._idle.pop(bucket.key, None)
         self.forgotten(bucket)
 
-    def forget_full(self, now: float) -> None:
-        """Called about once a second; bounded work. Forgets those whom nobody uses, and that are full or the store's."""
+    def done(self, now: float) -> list[LeasedBucket]:
+        """Some that nobody uses, and that are full or the store's: they may be forgotten. Bounded work; ask again a little later."""
+        found = []
         for _ in range(min(len(self._idle), LOOKED_AT)):
             key, bucket = self._idle.popitem(last=False)
             self._idle[key] = bucket
             if bucket.is_done(now):
-                self.forget(bucket)
+                found.append(bucket)
+        return found

@@ -62,6 +62,7 @@ class LeasedBucket(TokenBucket):
         "_advance_from",
         "_ask_at",
         "_debt",
+        "_ended",
         "_expires",
         "_landlord",
         "_leased",
@@ -106,6 +107,7 @@ class LeasedBucket(TokenBucket):
         self._waiting: list[Callable[[], None]] = []
         self._spare = 0.0 if burst >= rate * LATE else SPARE  # as lua/rent.lua has it
         self._patience = inf  # until then frames wait for answers
+        self._ended = inf  # when the last question was given up: whoever waits asks again at once
         self.deadline = inf  # of the answer that is awaited
         self.question = 0  # that was asked last
         self.is_unheard = False  # a question was asked, and what became of it nobody knows
@@ -213,7 +215,7 @@ class LeasedBucket(TokenBucket):
             if self.mode is not Mode.SHARED:
                 return False
         if not self.is_asking and now >= self._ask_at:
-            self._ask(cost, cost + ahead, now)
+            self._ask(self.line[0][1] if ahead > 0 and self.line else cost, cost + ahead, now)
         return now >= self._advance_from and self._is_advanced(cost + ahead, now)
 
     def _advance_at(self, cost: float, now: float) -> float:
@@ -256,7 +258,8 @@ class LeasedBucket(TokenBucket):
         """
         self._prospect.asked(now)
         self._advance_from = min(self._advance_from, now + usual)
-        if self._patience == inf or now > self._patience + PAUSE:
+        nobody_waited = self._ended + LOOK_AGAIN < now and self._ended < self._patience
+        if self._patience == inf or nobody_waited or now > self._patience + PAUSE:
             self._patience = latest
         self.deadline = deadline
         self.question += 1
@@ -271,9 +274,7 @@ class LeasedBucket(TokenBucket):
 
     def unanswered(self) -> None:
         """No answer comes, but the store is there: whoever waits asks again."""
-        self.deadline = inf
-        if not self._waiting:
-            self._patience = inf  # nobody has lost any of it
+        self._ended, self.deadline = self.deadline, inf
         self._wake()
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float, left: float = inf) -> None:
@@ -324,20 +325,22 @@ class LeasedBucket(TokenBucket):
     def go_alone(self, now: float) -> None:
         """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
         self._prospect.asked(min(self._landlord.away_since, now))
-        rate, burst = self._prospect.rate(now), self._prospect.burst(now)
-        level = min(burst, self._leases.available(now) + self._prospect.alone(now) - self._debt)
+        rate, burst, saved = self._prospect.rate(now), self._prospect.burst(now), self._prospect.saved
+        level = min(max(burst, saved), self._leases.available(now) + self._prospect.alone(now) - self._debt)
         self._enter(Mode.ALONE)
         self.rate, self.level, self.stamp = rate, level, now
-        self.burst = self._share_of_burst = burst
+        self._share_of_burst = burst
+        self.burst = max(burst, level)  # it was saving up for a large frame, and goes on
         self.absence = self._absence_until(now)
         self._debt = 0.0
         self._settle()
 
     def _absence_until(self, now: float) -> Absence:
-        """The store's, and one that ended a moment before it began."""
+        """The store's, and as much longer as it was away before that: what came in between is no loss."""
         began = min(self._landlord.away_since, now)
-        if self.absence is not None and self.absence.ended > began - NEWS:
-            began = min(began, self.absence.began)
+        before = self.absence
+        if before is not None:
+            began = min(began, before.began) if before.ended > began - NEWS else began - (before.ended - before.began)
         return Absence(began, now)
 
     def used_by(self, sharers: int, now: float) -> None:

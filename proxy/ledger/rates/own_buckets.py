@@ -50,11 +50,26 @@ class OwnBuckets:
             return
         if bucket.mode is Mode.OWNED and self._rents.is_usable:
             self._leave(bucket)
-        elif bucket.is_done(now := time.monotonic()):
-            self._buckets.forget(bucket)
-            if bucket.is_unheard:  # it may be ours
-                self._rents.tell(self._rents.word(bucket, Verb.LEAVE), now)
+        elif bucket.is_done(time.monotonic()):
+            self._let_go(bucket)
         elif not bucket.is_asking:
+            self._buckets.keep(bucket)
+
+    def _let_go(self, bucket: LeasedBucket) -> None:
+        """It may be ours without our knowing: then it is given back first, or kept until that is heard."""
+        if not bucket.is_unheard:
+            self._buckets.forget(bucket)
+            return
+        try:
+            answer = self._rents.call(self._rents.word(bucket, Verb.LEAVE), time.monotonic())
+        except StoreDown:
+            self._buckets.keep(bucket)
+        else:
+            self._buckets.forget(bucket)
+            answer.add_done_callback(partial(self._gone, bucket))
+
+    def _gone(self, bucket: LeasedBucket, answer: asyncio.Future[object]) -> None:
+        if not answer.cancelled() and answer.exception() is not None and self._buckets.get(bucket.key) is None:
             self._buckets.keep(bucket)
 
     def give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
@@ -148,7 +163,9 @@ class OwnBuckets:
 
     def refresh(self, now: float) -> None:
         """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back. Before
-        that, what was told in vain."""
+        that, what was told in vain; and what nobody uses any more is forgotten."""
+        for bucket in self._buckets.done(now):
+            self._let_go(bucket)
         if not self._to_refresh:
             self._to_refresh = self._buckets.owned()
             self._refresh_rate = len(self._to_refresh) / REFRESH

@@ -75,9 +75,14 @@ class Prospect:
         """Tokens at most."""
         return max(min(GRACE, self._burst), self._burst / self._shares(now))
 
+    @property
+    def saved(self) -> float:
+        """Tokens that it had when it was alone last, if nothing was heard since: more than its share if it saved up for a large frame."""
+        return self._left or 0.0
+
     def alone(self, now: float) -> float:
         """Tokens, besides leases and debts."""
-        return self._with(self._share_of_what_was_left(now), now)
+        return max(self.saved, self._with(self._share_of_what_was_left(now), now))
 
     def in_advance(self, now: float) -> float:
         """Tokens that may pass before an answer: as `alone`, but of what nobody knows a token at most, and what came in since."""

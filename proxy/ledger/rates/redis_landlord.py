@@ -48,6 +48,7 @@ class RedisLandlord:
         self._rents = rents
         self._own = own
         self._timeout = timeout
+        self._most_patience = QUESTIONS * timeout + OWNER
         self._instances = instances
         self._answer_times = AnswerTimes()
         self._alone: set[LeasedBucket] = set()
@@ -107,7 +108,7 @@ class RedisLandlord:
             self._give_up(bucket, now)
             return
         usual = self._answer_times.usual()
-        bucket.asked(now + self._timeout + BACKSTOP, now + QUESTIONS * self._timeout + OWNER, now, usual)
+        bucket.asked(now + self._timeout + BACKSTOP, now + self._most_patience, now, usual)
         answer.add_done_callback(partial(self._answered, bucket, word, _Sent(now, bucket.question, holder, is_repeated)))
 
     def _wait_for_healing(self, bucket: LeasedBucket, now: float) -> None:
@@ -117,7 +118,7 @@ class RedisLandlord:
             self._give_up(bucket, now)
             return
         self._stop_waiting(bucket)
-        bucket.asked(now + left + BACKSTOP, now + left, now, self._answer_times.usual())
+        bucket.asked(now + left + BACKSTOP, now + self._most_patience, now, self._answer_times.usual())
         self._healing[bucket] = self._loop.call_later(left, self._not_healed, bucket)
 
     def _not_healed(self, bucket: LeasedBucket) -> None:

@@ -92,7 +92,6 @@ class RedisRates:
     def sweep(self, now: float) -> None:
         """Called about once a second; bounded work."""
         self.landlord.sweep(now)
-        self.buckets.forget_full(now)
         self._own.refresh(now)
 
     async def stop(self) -> None:

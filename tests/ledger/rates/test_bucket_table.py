@@ -83,29 +83,22 @@ def test_who_returns_to_a_bucket_that_was_kept_finds_it_and_it_is_not_forgotten_
     kept(table, first)
     table.use(first)
     kept(table, owned(1))
-    table.forget_full(FULL_AT + 1)
+    assert table.done(FULL_AT + 1) == []
     assert forgotten == []
     assert table.get(first.key) is first
 
 
-def test_what_is_full_and_alone_is_forgotten_and_what_is_owned_is_not() -> None:
-    table, forgotten = watched()
-    full = alone(0)
+def test_what_is_full_and_alone_may_be_forgotten_and_what_is_owned_may_not() -> None:
+    table, full = BucketTable(), alone(0)
     kept(table, full, owned(1))
-    table.forget_full(FULL_AT - 1)
-    assert forgotten == []
-    table.forget_full(FULL_AT)
-    assert forgotten == [full]
-    assert len(table) == 1
+    assert table.done(FULL_AT - 1) == []
+    assert table.done(FULL_AT) == [full]
+    assert len(table) == 2
 
 
 def test_a_sweep_looks_at_some_and_the_next_one_at_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_table, "LOOKED_AT", 2)
-    table, forgotten = watched()
-    full = [alone(number) for number in range(3)]
+    table, full = BucketTable(), [alone(number) for number in range(3)]
     kept(table, owned(10), owned(11), *full)
-    found = []
-    for _ in range(3):
-        table.forget_full(FULL_AT)
-        found.append(len(forgotten))
-    assert found == [0, 2, 3]
+    found = [table.done(FULL_AT) for _ in range(3)]
+    assert found == [[], full[:2], full[2:]]

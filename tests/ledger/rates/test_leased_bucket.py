@@ -157,6 +157,12 @@ class TestLine:
         bucket.lease(0.0, 0.4, NOW, NOW)
         assert bucket.due(1.0, NOW) == NOW + 0.4
 
+    def test_whoever_asks_first_needs_what_the_first_in_line_needs(self) -> None:
+        bucket, landlord = shared()
+        bucket.join(1, 15.0)
+        assert bucket.due(1.0, NOW, 2) > NOW
+        assert landlord.asked == [(15.0, 16.0)]
+
     def test_what_is_owed_to_those_in_line_is_not_there_for_others(self) -> None:
         bucket, _ = shared()
         bucket.join(1, 2.0)
@@ -247,6 +253,17 @@ class TestNoAnswer:
         bucket.call_when_known(lambda: None)
         landlord.late(bucket, now)
         later = now + PAUSE + SOON
+        assert not bucket.would_pass(1.0, later)
+        assert bucket.known_at(1.0, later) == later + TIMEOUT
+
+    def test_who_passed_in_advance_takes_no_patience_from_who_comes_later(self) -> None:
+        bucket, landlord = shared(rate=1.0, burst=20.0)
+        landlord.usual = 0.03
+        assert not bucket.would_pass(1.0, NOW)
+        bucket.call_when_known(lambda: None)
+        assert bucket.take(1.0, NOW + 0.03)
+        landlord.late(bucket, NOW + TIMEOUT)
+        later = NOW + PATIENCE + 0.2
         assert not bucket.would_pass(1.0, later)
         assert bucket.known_at(1.0, later) == later + TIMEOUT
 
@@ -447,7 +464,7 @@ class TestAbsence:
         assert bucket.absence == (NOW - 1.0, NOW + 3.0)
         landlord.away_since = NOW + 600.0
         bucket.go_alone(NOW + 602.0)
-        assert bucket.absence == (NOW + 600.0, NOW + 602.0)  # what came between was not for it alone
+        assert bucket.absence == (NOW + 596.0, NOW + 602.0)  # what came between was not for it alone
         bucket.lease(0.0, 0.0, NOW, NOW)
         assert bucket.absence is None
 
@@ -534,6 +551,19 @@ class TestAlone:
         bucket.spend_due(20.0, NOW + 2.0)
         bucket.leave(1, 20.0)
         assert passed(bucket, 30, NOW + 100.0) == 10
+
+    def test_what_is_saved_up_for_a_large_frame_outlives_a_store_that_refuses_again(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        landlord.is_away = True
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        assert not bucket.take(20.0, NOW)
+        for second in range(1, 10):
+            bucket.rejoin(NOW + second)
+            if bucket.take(20.0, NOW + second):
+                break
+        assert 1 < second <= 4
+        bucket.rejoin(NOW + 100.0)
+        assert passed(bucket, 30, NOW + 200.0) == 10
 
     def test_what_is_left_beside_a_large_frame_is_a_share_at_most(self) -> None:
         bucket, landlord = shared(rate=10.0, burst=20.0)

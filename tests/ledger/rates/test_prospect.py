@@ -99,6 +99,8 @@ class TestAlone:
         found.begin(8.0, NOW + 1.0)
         found.asked(NOW + 1.5)
         assert [found.alone(NOW + seconds) for seconds in (1.0, 1.2, 60.0)] == pytest.approx([8, 9, 10])
+        found.begin(17.0, NOW + 1.0)  # it was saving up for a large frame
+        assert (found.alone(NOW + 1.0), found.in_advance(NOW + 1.0)) == (17, 10)
         found.answered()
         assert found.alone(NOW + 1.0) == pytest.approx(7)
 

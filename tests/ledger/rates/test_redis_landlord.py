@@ -14,7 +14,8 @@ from proxy.ledger.rates import redis_landlord
 from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.rates.own_buckets import OwnBuckets
-from proxy.ledger.rates.redis_landlord import RETURN, RedisLandlord
+from proxy.ledger.rates.redis_landlord import OWNER, QUESTIONS, RETURN, RedisLandlord
+from proxy.ledger.store import StoreDown
 from tests.ledger.recording_link import recorded
 from tests.ledger.talkers import BUCKET, DEADLINE, KEY, LATE, SLOW, User, asked, excess, far_instances, instances, is_owned, knows
 from tests.support.redis_servers import redis_server
@@ -152,6 +153,17 @@ class TestDoubts:
         assert not bucket.take(1.0, time.monotonic())
         assert gate.link.commands == 1
 
+    async def test_a_doubt_takes_no_patience_from_those_who_waited_for_its_end(self) -> None:
+        gate = Asking()
+        began = time.monotonic()
+        gate.landlord.doubted()
+        bucket = gate.bucket()
+        bucket.call_when_known(lambda: None)
+        gate.landlord.healed(time.monotonic())
+        assert not bucket.take(1.0, time.monotonic())
+        await gate.link.answer(b"W 60000 2 bob:1")
+        assert bucket.known_at(1.0, time.monotonic()) >= began + QUESTIONS * 0.2 + OWNER
+
     async def test_a_doubt_that_lasts_is_an_outage_and_who_comes_later_does_not_wait_for_it(self) -> None:
         gate = Asking()
         gate.landlord.doubted()
@@ -220,6 +232,34 @@ class TestDoubts:
         assert [word["verb"] for word in gate.link.words()] == [b"ask", b"leave"]
         assert gate.link.words()[1]["heard"] == b"0"
         assert len(gate.table) == 0
+
+    @pytest.mark.parametrize("is_alone", [False, True], ids=["owing", "alone"])
+    async def test_who_is_forgotten_later_gives_it_back_then_and_again_if_that_is_not_heard(self, is_alone: bool) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        bucket._debt, bucket._owes_until = 1.0, time.monotonic() + 0.1
+        gate.link.is_usable = not is_alone
+        gate.landlord.late(bucket, time.monotonic())
+        bucket.users = 0
+        gate.own.rest(bucket)
+        assert (gate.link.commands, len(gate.table)) == (1, 1)
+        bucket._owes_until, bucket.level = 0.0, bucket.burst
+        gate.own.refresh(time.monotonic() + 1e9)
+        assert len(gate.table) == is_alone  # a store that is away is told later
+        gate.link.is_usable = True
+        gate.landlord.sweep(time.monotonic())
+        await gate.link.answer()
+        for error in (CommandError("NOSCRIPT", missing_script=True), StoreDown("no answer", outcome_known=False)):
+            assert len(gate.table) == 0
+            gate.link.sent[-1][1].set_exception(error)
+            await gate.link.answer()
+            assert len(gate.table) == 1
+            gate.own.refresh(time.monotonic() + 1e9)
+        assert [word["verb"] for word in gate.link.words()] == [b"ask", *[b"leave"] * 3]
+        gate.link.sent[-1][1].set_result(b"K")
+        await gate.link.answer()
+        gate.own.refresh(time.monotonic() + 1e9)
+        assert (gate.link.commands, len(gate.table)) == (4, 0)
 
     async def test_who_is_alone_tries_the_store_again_only_when_it_is_there(self) -> None:
         gate = Asking()
@@ -359,7 +399,7 @@ async def test_in_an_outage_who_comes_later_finds_what_came_in_meanwhile() -> No
         rates = cluster[0].rates
         await knows(cluster[0], 2)
         server.kill()
-        await until(lambda: not rates.rents.is_usable)
+        await until(lambda: rates.landlord.away_since < inf)
         cluster[0].store.sweep(time.monotonic())
         assert rates.landlord.away_since <= time.monotonic()
         await asyncio.sleep(1.0)

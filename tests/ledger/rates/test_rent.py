@@ -321,9 +321,15 @@ class TestTrouble:
         assert isinstance(said, Leased)
         assert 100.0 * refill - 0.1 <= said.left <= 100.0 * refill + 8.0  # the machine may be slow
 
-    @pytest.mark.parametrize(("away", "level"), [(0.0, 10.0), (14.0, 10.0), (15.0, 3.0 + 0.5 * 2.0)])
-    async def test_one_that_may_have_expired_while_it_was_away_is_not_full_again(self, ann: Tenant, away: float, level: float) -> None:
-        ann.knowledge = Knowledge(known=0.5, away=away)
+    @pytest.mark.parametrize(
+        ("away", "known", "level"),
+        [(0.0, 0.5, 10.0), (1.0, 60.0, 10.0), (15.0, 0.5, 10.0), (16.0, 0.5, 8.0 + 1.0), (60.0, 0.5, 3.0 + 1.0), (60.0, 5.0, 10.0)],
+    )
+    async def test_one_that_may_have_expired_while_it_was_away_lacks_what_came_in_then(
+        self, ann: Tenant, away: float, known: float, level: float
+    ) -> None:
+        """It was full for 15 s before it expired, so that what it lacks is less than what comes in in the rest of the outage."""
+        ann.knowledge = Knowledge(known=known, away=away)
         said = await ann.ask(level=3.0, rate=2.0)
         assert isinstance(said, Owned)
         assert said.level == level
