@@ -22,7 +22,7 @@ from tests.ledger.instances import PATIENCE, Heard, address_of, instance
 from tests.ledger.penalty_contract import PenaltyContract
 from tests.ledger.store_contract import StoreContract
 from tests.support.parsers import Parser, parsed_by
-from tests.support.redis_servers import HOST, redis_server
+from tests.support.redis_servers import HOST, ROOT, redis_server
 from tests.support.waiting import until
 
 GREETING = b"".join(b"$40\r\n%b\r\n" % script.digest for script in SCRIPTS) + b"$-1\r\n"  # the scripts are loaded; nothing of its memory
@@ -96,6 +96,7 @@ def test_each_is_the_one_that_reads(any_parser: Parser) -> None:
 
 
 def test_users_of_the_lock_have_the_compiled_one() -> None:
+    assert "\nhiredis==" in (ROOT / "deploy" / "lock" / "runtime.txt").read_text(encoding="utf-8")
     assert type(build_connection(StoreAddress(()), Endpoint(HOST, 1))._parser) is Parser.HIREDIS.value
 
 
