@@ -524,7 +524,7 @@ def bench(arguments: list[str]) -> NoReturn:
 
 def lock(arguments: list[str]) -> None:
     home = home_folder()
-    compile_lock = ["pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11", "--generate-hashes", "--extra", "redis"]
+    compile_lock = ["pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11", "--generate-hashes", "--extra", "fast"]
     with home.locked() as lock_fd:
         fetch_uv(home)
         run_uv(home, lock_fd, *compile_lock, "--quiet", "-o", "deploy/lock/runtime.txt", *arguments)

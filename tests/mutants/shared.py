@@ -24,6 +24,7 @@ JOIN = "proxy/ledger/lua/join.lua"
 STORE_WATCH = "proxy/server/store_watch.py"
 FALLBACK = "proxy/ledger/fallback_store.py"
 SUBSCRIPTION = "proxy/ledger/links/subscription.py"
+CONNECTING = "proxy/ledger/links/connecting.py"
 
 _REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
@@ -49,6 +50,8 @@ LATE_PENALTIES = (
 )
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
+BATCHES = ("tests/ledger/links/test_redis_link.py::test_all_of_one_turn_goes_out_in_one_write_and_at_most_128_of_it",)
+WORDS = ("tests/ledger/links/test_parsers.py::test_what_the_server_says_means_the_same",)
 
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/rates/leased_bucket.py"
@@ -654,6 +657,56 @@ SHARED = (
         "            self._denied(one_line(error))\n",
         "",
         ("tests/ledger/links/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
+    ),
+    # the way to a server, whichever parser reads it
+    Mutant(
+        "every_command_is_a_write_of_its_own",
+        REDIS_LINK,
+        "BATCH: Final = 128 ",
+        "BATCH: Final = 1 ",
+        BATCHES,
+    ),
+    Mutant(
+        "a_write_has_no_bound",
+        REDIS_LINK,
+        "BATCH: Final = 128 ",
+        "BATCH: Final = 1000 ",
+        BATCHES,
+    ),
+    Mutant(
+        "what_no_redis_says_is_an_answer",
+        REDIS_LINK,
+        "as_told(await read(timeout=inf, disconnect_on_error=False))",
+        "await read(timeout=inf, disconnect_on_error=False)",
+        WORDS,
+    ),
+    Mutant(
+        "an_error_within_a_list_is_an_answer",
+        CONNECTING,
+        "            raise one\n",
+        "            pass\n",
+        WORDS,
+    ),
+    Mutant(
+        "only_the_first_level_of_a_list_is_looked_at",
+        CONNECTING,
+        "            waiting += one\n",
+        "            waiting += [each for each in one if not isinstance(each, list)]\n",
+        WORDS,
+    ),
+    Mutant(
+        "true_is_a_number",
+        CONNECTING,
+        "type(one) not in _SCALARS",
+        "not isinstance(one, _SCALARS)",
+        WORDS,
+    ),
+    Mutant(
+        "whatever_the_library_raises_ends_a_subscription",
+        SUBSCRIPTION,
+        "    except Exception as error:\n        raise StoreDown",
+        "    except (OSError, ValueError) as error:\n        raise StoreDown",
+        ("tests/ledger/links/test_subscription.py::test_whoever_says_what_no_redis_says_is_tried_again_and_again",),
     ),
 )
 

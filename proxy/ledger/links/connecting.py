@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Connection
 
 CONNECT_TIMEOUT: Final = 1.0  # seconds for TCP, TLS, the password and the scripts
+_SCALARS: Final = (bytes, int)  # and no bool, which is an int to isinstance
 
 
 def build_connection(address: StoreAddress, endpoint: Endpoint) -> Connection:
@@ -45,6 +46,26 @@ async def close(connection: Connection) -> None:
 
     with suppress(OSError, RedisError):
         await connection.disconnect(nowait=True)
+
+
+def as_told(reply: object) -> object:
+    """The same: bytes, int, None, or a list of those, which is all that RESP2 has.
+
+    The library's two parsers take more than that for a reply, and each something else: hiredis also knows words of RESP3, and hands out
+    errors within a list that its own one raises. Raises such an error, and redis.InvalidResponse for a word of RESP3.
+    """
+    from redis.exceptions import InvalidResponse
+
+    waiting = [reply]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        elif isinstance(one, Exception):
+            raise one
+        elif one is not None and type(one) not in _SCALARS:
+            raise InvalidResponse(f"a {type(one).__name__}, which RESP2 has not")
+    return reply
 
 
 def one_line(error: BaseException) -> str:

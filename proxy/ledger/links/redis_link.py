@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.ledger.links.addresses import StoreAddress
 from proxy.ledger.links.breaker import PROBE_INTERVAL, Breaker
-from proxy.ledger.links.connecting import CONNECT_TIMEOUT, build_connection, close, one_line, why_not
+from proxy.ledger.links.connecting import CONNECT_TIMEOUT, as_told, build_connection, close, one_line, why_not
 from proxy.ledger.links.link import CommandError, Locate
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
@@ -322,6 +322,7 @@ class RedisLink:
             AskError,
             ClusterCrossSlotError,
             ClusterDownError,
+            MasterDownError,
             NoScriptError,
             ReadOnlyError,
             ResponseError,
@@ -333,8 +334,8 @@ class RedisLink:
         try:
             while True:
                 try:
-                    reply = await read(timeout=inf, disconnect_on_error=False)
-                except ReadOnlyError:
+                    reply = as_told(await read(timeout=inf, disconnect_on_error=False))
+                except (ReadOnlyError, MasterDownError):  # the latter of one that has lost its master
                     reply = StoreDown("it is a replica", outcome_known=True)
                     self._lose("it is a replica")
                 except NoScriptError:

@@ -46,11 +46,11 @@ class Sentinels:
                 reply = await self._query(endpoint, None)
             except AuthenticationError:
                 reply = await self._query(endpoint, self._address.password)
+            if isinstance(reply, list) and len(reply) == 2:
+                return Endpoint(reply[0].decode(), int(reply[1]))
         except Exception as error:  # over bytes of no Redis the library raises whatever comes up
             raise StoreDown(f"the Sentinel at {endpoint}: {one_line(error)}", outcome_known=True) from error
-        if not isinstance(reply, list) or len(reply) != 2:
-            raise StoreDown(f"the Sentinel at {endpoint} knows no master {self._address.service}", outcome_known=True)
-        return Endpoint(reply[0].decode(), int(reply[1]))
+        raise StoreDown(f"the Sentinel at {endpoint} knows no master {self._address.service}", outcome_known=True)
 
     async def _query(self, endpoint: Endpoint, password: str | None) -> object:
         connection = build_connection(replace(self._address, database=0, username=None, password=password), endpoint)

@@ -7,9 +7,9 @@ INTERVAL seconds. Errors of the library end here; whoever wants to know whether 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.ledger.links.addresses import StoreAddress
 from proxy.ledger.links.connecting import CONNECT_TIMEOUT, build_connection, close, one_line
@@ -56,20 +56,18 @@ class Subscription:
                 await self._task
 
     async def _run(self) -> None:
-        from redis.exceptions import RedisError
-
         attempts = 0
         while True:
             connection: Connection | None = None
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT):
                     connection = build_connection(self._address, await self._locate())
-                    await connection.connect()  # type: ignore[no-untyped-call]  # of the library
-                    await self._subscribe(connection)
+                    await _plainly(connection.connect())  # type: ignore[no-untyped-call]  # of the library
+                    await _plainly(self._subscribe(connection))
                 attempts = 0
                 self._listening(True)
                 await self._listen(connection)
-            except (OSError, RedisError, StoreDown, ValueError):  # ValueError: a length that is no number
+            except (OSError, StoreDown):
                 pass
             finally:
                 self._listening(False)
@@ -89,16 +87,24 @@ class Subscription:
             raise
 
     async def _listen(self, connection: Connection) -> None:
-        """Until the connection is lost. Raises OSError (TimeoutError is one), and what the library raises."""
+        """Until the connection is lost. Raises StoreDown, or TimeoutError if it is silent."""
         was_asked = False
         while True:
-            word = await connection.read_response(timeout=INTERVAL, disconnect_on_error=False)
+            word = await _plainly(connection.read_response(timeout=INTERVAL, disconnect_on_error=False))
             if word is None:  # the time is over
                 if was_asked:
                     raise TimeoutError
                 was_asked = True
-                await connection.send_packed_command([pack([(b"PING",)])], check_health=False)
+                await _plainly(connection.send_packed_command([pack([(b"PING",)])], check_health=False))
                 continue
             was_asked = False
             if isinstance(word, list) and len(word) == 3 and word[0] == b"message" and isinstance(word[2], bytes):
                 self._hear(word[2])
+
+
+async def _plainly(doing: Awaitable[Any]) -> object:
+    """What the library does. Raises StoreDown: over bytes of no Redis it raises whatever comes up."""
+    try:
+        return await doing
+    except Exception as error:
+        raise StoreDown(one_line(error), outcome_known=True) from error

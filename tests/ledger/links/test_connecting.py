@@ -12,6 +12,8 @@ from proxy.ledger.links.connecting import build_connection, close, one_line, why
 from tests.support.redis_servers import HOST, redis_server
 from tests.support.tls import AUTHORITY
 
+pytestmark = pytest.mark.usefixtures("any_parser")
+
 
 def test_the_library_is_imported_only_when_a_connection_is_made() -> None:
     code = "import sys, proxy.ledger.fallback_store; sys.exit('redis' in sys.modules)"

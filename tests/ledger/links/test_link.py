@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from proxy.ledger.fallback_store import StoreOptions, open_store
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.links.link import CommandError
-from tests.ledger.instances import Heard
+from tests.ledger.instances import PATIENCE, Heard, address_of, instance
+from tests.ledger.store_contract import granted, seat
+from tests.support.redis_servers import redis_server
+from tests.support.waiting import until
 
 
 async def test_keys_of_one_tag_lie_in_one_slot_and_one_server_has_but_one() -> None:
@@ -19,3 +24,11 @@ async def test_keys_of_one_tag_lie_in_one_slot_and_one_server_has_but_one() -> N
 def test_an_error_says_whether_the_script_was_missing() -> None:
     assert not CommandError("x").missing_script
     assert CommandError("x", missing_script=True).missing_script
+
+
+async def test_an_instance_has_two_connections_however_many_ask() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one, instance(address_of(server)) as other:
+        await until(lambda: one.rates.rents.may_own and other.rates.rents.may_own, PATIENCE)  # both listen
+        await asyncio.gather(*(granted(store.store, seat("all", 400)) for store in (one, other) for _ in range(200)))
+        clients = (await server.info("clients"))["connected_clients"]
+        assert clients == 2 * 2 + 1  # and the one who asks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -17,6 +17,8 @@ from tests.ledger.instances import PATIENCE, Heard, address_of
 from tests.support.cuttable import cuttable
 from tests.support.redis_servers import HOST, redis_server
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("any_parser")
 
 
 @asynccontextmanager
@@ -43,6 +45,46 @@ async def test_commands_are_run_in_order_and_each_gets_its_answer() -> None:
         assert await asyncio.gather(*answers) == list(range(1, 301))
         assert await link.call((b"LRANGE", b"list", b"0", b"2")) == [b"0", b"1", b"2"]
         assert await link.call((b"GET", b"nothing")) is None
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pings in each write of a stream, from now on."""
+    counts: list[int] = []
+    write = asyncio.StreamWriter.writelines
+
+    def counted(self: asyncio.StreamWriter, data: Iterable[bytes]) -> None:
+        pieces = list(data)
+        counts.append(b"".join(pieces).count(b"PING"))
+        write(self, pieces)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "writelines", counted)
+    return counts
+
+
+async def test_all_of_one_turn_goes_out_in_one_write_and_at_most_128_of_it(writes: list[int]) -> None:
+    async with redis_server() as server, linked(address_of(server)) as link:
+        await connected(link)
+        for calls, wanted in ((1, [1]), (128, [128]), (300, [128, 128, 44])):
+            writes.clear()
+            answers = [link.call((b"PING",)) for _ in range(calls)]
+            assert set(await asyncio.gather(*answers)) == {b"PONG"}
+            assert writes == wanted
+
+
+async def test_many_who_ask_in_one_turn_share_a_write(writes: list[int]) -> None:
+    async with redis_server() as server, linked(address_of(server)) as link:
+        await connected(link)
+
+        async def ask() -> object:
+            return await link.call((b"PING",))
+
+        writes.clear()
+        before = link.commands
+        for turn in range(1, 4):
+            await asyncio.gather(*(ask() for _ in range(100)))
+            assert writes == [100] * turn
+        assert link.commands - before == 300
 
 
 async def test_an_error_of_one_command_is_its_own() -> None:
@@ -125,6 +167,16 @@ async def test_a_lost_connection_fails_what_was_asked_at_once() -> None:
         with pytest.raises(StoreDown) as caught:
             await asyncio.wait_for(asked, PATIENCE)
         assert not caught.value.outcome_known
+
+
+async def test_a_server_that_takes_no_more_connections_is_said_and_tried_again() -> None:
+    async with redis_server(maxclients=1) as server, server.client() as only:
+        await only.ping()
+        async with linked(address_of(server)) as link:
+            await until(lambda: "max number of clients" in link.reason, PATIENCE)
+            assert not link.is_usable
+            await only.config_set("maxclients", 10)
+            await connected(link)
 
 
 async def test_what_waits_is_bounded() -> None:

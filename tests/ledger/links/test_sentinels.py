@@ -59,6 +59,7 @@ async def test_an_unknown_service_is_said() -> None:
             await Sentinels(watched_by(trio.watchers[0].port, service="other")).locate()
 
 
+@pytest.mark.usefixtures("any_parser")
 async def test_what_is_no_sentinel_is_said() -> None:
     async with redis_server() as server:
         with pytest.raises(StoreDown, match="unknown command"):
@@ -66,3 +67,20 @@ async def test_what_is_no_sentinel_is_said() -> None:
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(StoreDown, match="Connect call failed"):
                 await Sentinels(watched_by(free_port())).locate()
+
+
+@pytest.mark.parametrize(
+    "words", [b"*2\r\n:1\r\n:2\r\n", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n", b"*1\r\n" * 2000 + b"$-1\r\n", b"HTTP/1.1 400\r\n"]
+)
+@pytest.mark.usefixtures("any_parser")
+async def test_a_sentinel_that_talks_nonsense_is_passed_over_and_named(words: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(SERVICE.encode() + b"\r\n")
+        writer.write(words)
+        writer.close()
+
+    async with await asyncio.start_server(talk, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreDown, match=f"the Sentinel at {HOST}:{port}: .") as caught:
+            await Sentinels(watched_by(port)).locate()
+        assert "\n" not in str(caught.value)
