@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from proxy.server.store_watch import DOWN
 from tests.cluster.gates import PATIENCE, GateProcess, gates, seats_in
 from tests.cluster.guests import game, party, statuses
 from tests.support.cuttable import cuttable
 from tests.support.raw import upgrade_head
-from tests.support.redis_servers import FLAVOURS, ROOT, Flavour, RedisServer, free_port, redis_server
+from tests.support.redis_servers import FLAVOURS, ROOT, Flavour, free_port, redis_server
 from tests.support.tls import AUTHORITY
 from tests.support.waiting import eventually, until
 
@@ -63,7 +64,6 @@ async def admits(gate: GateProcess, count: int) -> dict[int, int]:
         return statuses(await people.knock(*((gate.port, upgrade_head("/room")) for _ in range(count))))
 
 
-
 # --- a store that is there ----------------------------------------------------------------------------------------------------------
 
 
@@ -98,17 +98,25 @@ async def test_tls_is_spoken_where_the_authority_is_trusted(tmp_path: Path) -> N
 
 UNUSABLE = [  # (its URL, words of the line that tells why)
     ("redis://:s3cret-wrong@127.0.0.1:{port}", "password"),
-    ("redis://me:s3cret-wrong@127.0.0.1:{port}", "password"),
-    ("redis://127.0.0.1:{port}", "auth"),
     ("redis://:s3cret%20p%40ss%2Fword@127.0.0.1:{port}/99", "index"),
     ("rediss://:s3cret-wrong@127.0.0.1:{port}", "speak tls"),
     ("redis://:s3cret%20p%40ss%2Fword@127.0.0.1:{secure}", "want tls"),
     ("rediss://:s3cret%20p%40ss%2Fword@127.0.0.1:{secure}", "certificate"),
-    ("redis://:s3cret-wrong@127.0.0.1:{nobody}", "refused"),
     ("redis://:s3cret-wrong@name.invalid:6379", "name"),
+]
+ALIKE = [
+    ("redis://me:s3cret-wrong@127.0.0.1:{port}", "password"),
+    ("redis://127.0.0.1:{port}", "auth"),
+    ("redis://:s3cret-wrong@127.0.0.1:{nobody}", "refused"),
+]
+ELSEWHERE = [
     ("redis+cluster://:s3cret%20p%40ss%2Fword@127.0.0.1:{port}", "cluster support disabled"),
     ("redis+sentinel://:s3cret%20p%40ss%2Fword@127.0.0.1:{port}/game", "sentinel"),
 ]
+
+
+def seldom(rows: list[tuple[str, str]]) -> list[ParameterSet]:
+    return [pytest.param(*row, marks=pytest.mark.long) for row in rows]
 
 
 @asynccontextmanager
@@ -118,7 +126,7 @@ async def unusable(url: str) -> AsyncIterator[str]:
         yield url.format(port=server.port, secure=secure.port, nobody=free_port())
 
 
-@pytest.mark.parametrize(("url", "words"), UNUSABLE)
+@pytest.mark.parametrize(("url", "words"), [*UNUSABLE, *ALIKE, *seldom(ELSEWHERE)])
 async def test_a_required_store_that_cannot_be_used_is_one_line_and_exit_1(url: str, words: str, tmp_path: Path) -> None:
     async with unusable(url) as store:
         (error,) = await fails_to_start(tmp_path, store)
@@ -128,7 +136,7 @@ async def test_a_required_store_that_cannot_be_used_is_one_line_and_exit_1(url: 
         assert address.partition("/")[0] in error["event"]
 
 
-@pytest.mark.parametrize(("url", "words"), UNUSABLE)
+@pytest.mark.parametrize(("url", "words"), [*UNUSABLE, *seldom(ALIKE + ELSEWHERE)])
 async def test_a_store_that_cannot_be_used_is_one_line_and_a_degraded_start_where_it_is_not_required(
     url: str, words: str, tmp_path: Path
 ) -> None:
@@ -165,6 +173,7 @@ async def test_a_required_store_that_is_silent_is_given_up(tmp_path: Path) -> No
         assert error["event"] == f"store_required, but 127.0.0.1:{server.port} cannot be used: no answer while connecting"
 
 
+@pytest.mark.long
 async def test_a_required_cluster_of_silent_nodes_is_given_up(tmp_path: Path) -> None:
     async with silent_nodes() as store:
         (error,) = await fails_to_start(tmp_path, store)
