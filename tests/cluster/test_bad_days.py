@@ -75,8 +75,8 @@ class Place:
         assert [guest.status.result() for guest in guests] == [429, 429, 101, 101]
         return max(guest.answered_after for guest in guests)
 
-    async def until_noticed(self) -> None:
-        await until(lambda: all(gate.told(DOWN) for gate in self.gates), ENOUGH)
+    async def until_noticed(self, times: int = 1) -> None:
+        await until(lambda: all(len(gate.told(DOWN)) >= times for gate in self.gates), HEAL)
 
     async def is_right(self) -> bool:
         """The store decides, and what it has is the truth."""
@@ -228,11 +228,12 @@ async def password_changed(place: Place) -> AsyncIterator[None]:
 
 
 async def half_open(place: Place) -> AsyncIterator[None]:
-    """The server has forgotten the connections, and nobody told the gates. They find out by themselves."""
-    place.link.half_open()
-    for _ in range(ROUNDS):
+    """The server has forgotten the connections, and nobody told the gates. They find out by themselves: again and again."""
+    for times in range(ROUNDS):
+        place.link.half_open()
         yield
-    await place.until_noticed()
+        await place.until_noticed(times + 1)
+        await eventually(place.is_right, HEAL)
 
 
 async def deaf(place: Place) -> AsyncIterator[None]:
@@ -247,7 +248,7 @@ async def deaf(place: Place) -> AsyncIterator[None]:
 Trouble = Callable[[Place], AsyncIterator[None]]
 FREQUENT: list[Trouble] = [loading, a_replica, out_of_memory, scripts_gone, user_off, half_open]
 RARE: list[Trouble] = [busy, password_changed, deaf]
-DOWNS = {scripts_gone: 0, out_of_memory: 2}  # lines; else 1. What has no memory takes what it is told, and only then refuses
+DOWNS = {scripts_gone: 0, half_open: ROUNDS, out_of_memory: 2}  # lines; else 1. What has no memory takes what it is told, and then refuses
 
 
 @pytest.mark.parametrize("trouble", [*FREQUENT, *(pytest.param(one, marks=pytest.mark.long) for one in RARE)], ids=lambda one: one.__name__)
