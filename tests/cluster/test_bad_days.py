@@ -30,7 +30,7 @@ from tests.support.waiting import eventually, until
 HEAL = 5.0  # seconds from the end of the trouble until all is right again
 ANSWER = 0.25  # seconds within which an upgrade is answered: store_timeout, and what the gate itself takes
 DELAY = 0.05  # seconds that a frame may take; of very many the median counts
-ROUNDS = 5  # of knocks while there is trouble; of their slowest the median counts, since the machine may be busy
+ROUNDS = 5  # of knocks, before the trouble and in it; of their slowest the median counts, since the machine may be busy
 ENOUGH = 2.0  # seconds: far more is a client that hangs, however busy the machine
 CAP = 4
 BEAT = 0.05  # seconds between two ticks of a talker at each gate: 40 a second at both together
@@ -255,12 +255,13 @@ DOWNS = {scripts_gone: 0, half_open: ROUNDS, out_of_memory: 2}  # lines; else 1.
 async def test_a_store_in_trouble_is_nobodys_trouble(trouble: Trouble, tmp_path: Path) -> None:
     async with a_place(tmp_path) as place:
         async with place.talking() as waits:
+            calm = [await place.round() for _ in range(ROUNDS)]
             slowest = []
             async for _ in trouble(place):
                 slowest.append(await place.round())
                 await asyncio.sleep(PACE)
             await eventually(place.is_right, HEAL)
-        assert median(slowest) <= ANSWER, slowest
+        assert median(slowest) <= ANSWER + median(calm), (calm, slowest)
         assert max(slowest) <= ENOUGH, slowest
         assert median(waits) <= DELAY
         assert max(waits) <= ENOUGH
