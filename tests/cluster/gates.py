@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from proxy.server.store_watch import DOWN
+from proxy.unhandled import EVENT as UNHANDLED
 from tests.support.redis_servers import ROOT, RedisServer, mortal
 from tests.support.waiting import until
 
@@ -74,6 +76,20 @@ class GateProcess:
 
     def told(self, event: str) -> list[dict[str, Any]]:
         return [one for one in self.events() if one["event"] == event]
+
+    def complaints(self) -> list[str]:
+        """Lines that there must never be: of errors that nobody took."""
+        return [line for line in self.text().splitlines() if "Traceback" in line or f'"event": "{UNHANDLED}"' in line]
+
+    def seconds_until(self, event: dict[str, Any]) -> float:
+        """From the first line of its log, that it has no identity.secret, to this one; so without what a process takes to begin."""
+        began, came = (datetime.fromisoformat(one["time"]) for one in (self.events()[0], event))
+        return (came - began).total_seconds()
+
+    async def is_shared(self) -> bool:
+        """The store is there and decides."""
+        samples = await self.scrape()
+        return (samples["wsgate_store_up"], samples["wsgate_store_degraded"]) == (1, 0)
 
     async def scrape(self) -> dict[str, float]:
         """All samples of /metrics, by name and labels."""

@@ -82,7 +82,9 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._telling_time):
                     await self._first.wait()
-        return None if self.state is StoreState.UP else self.reason
+        if self.state is StoreState.UP:
+            return None
+        return self.reason if self._first.is_set() else self._link.reason  # which looks at one node after the other, and knows more by now
 
     async def stop(self) -> None:
         """Give back what is held, and be listed no more."""
