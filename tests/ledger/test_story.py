@@ -45,7 +45,7 @@ LAST: Final = 0.15  # seconds that one comes back after the others: less than th
 BETWEEN_WAVES: Final = 0.03  # seconds: less than a heartbeat
 REPEATED: Final = 0.3  # seconds: a refusal may be repeated for so long
 CAPS: Final = {"seats": 4, "room": 3}
-RATE: Final = 2.0  # tokens per second
+RATE: Final = 1.0  # tokens per second
 BURST: Final = 5.0  # tokens
 USERS: Final = "abcde"
 
@@ -211,6 +211,7 @@ class Story(RuleBasedStateMachine):
             site = self.sites[number % INSTANCES]
             await self._knock([(site, [seat("seats", CAPS["seats"])])])
             await self._knock([(site, [member(USERS[number], "room", CAPS["room"])])])
+        await self._knock([(site, [TOKEN]) for site in self.sites * 2])  # and the bucket is empty, as all know
         for site in self.sites:
             if site.one.store.state is StoreState.UP:
                 site.calm()
@@ -495,7 +496,9 @@ class Story(RuleBasedStateMachine):
             self.runner.close()
 
     async def _end(self) -> None:
-        """All is healed, every seat that is free is given, and no more, and the dead have nothing; then all leave, and nothing is left."""
+        """One more is killed, all is healed, every seat that is free is given, and no more, and the dead have nothing; then all leave, and
+        nothing is left."""
+        await self.crash(max(range(INSTANCES), key=lambda who: len(self.sites[who].has(b"room"))))
         await self.heal()
         deadline = time.monotonic() + FREED
         for key, cap in CAPS.items():
