@@ -211,7 +211,8 @@ class Story(RuleBasedStateMachine):
             site = self.sites[number % INSTANCES]
             await self._knock([(site, [seat("seats", CAPS["seats"])])])
             await self._knock([(site, [member(USERS[number], "room", CAPS["room"])])])
-        await self._knock([(site, [TOKEN]) for site in self.sites * 2])  # and the bucket is empty, as all know
+        for site in self.sites * 3:
+            await self._knock([(site, [TOKEN])])  # and the bucket is empty, as all know
         for site in self.sites:
             if site.one.store.state is StoreState.UP:
                 site.calm()
@@ -586,6 +587,15 @@ def test_who_is_alone_leaves_what_the_others_had_when_he_last_heard() -> None:
         story.tell("cut", who=0, crowd=[(0, place), (0, stranger), (0, stranger), (0, place), (0, place)])
         assert len(story.sites[0].alone) == 5
         assert len(story.sites[0].held) == before
+
+
+@pytest.mark.timeout(60)
+def test_a_loss_of_data_brings_back_no_upgrades_that_all_know_to_be_spent() -> None:
+    with told() as story:
+        story.tell("cut", who=0, crowd=[(0, [TOKEN])] * 3)
+        story.tell("mend")
+        story.tell("flush", crowd=[(who, [TOKEN]) for who in range(INSTANCES)])
+        story.tell("heal", crowd=[(who % INSTANCES, [TOKEN]) for who in range(12)])
 
 
 @pytest.mark.long

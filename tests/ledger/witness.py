@@ -135,7 +135,7 @@ class Witness:
         alone = sum(one.tokens for one in answers if one.is_granted and one.is_alone)
         known = self.tokens.most(moment.asked_at)
         if any(isinstance(one.broken, TokenClaim) for one in told):
-            known = max(known, 1.0)
+            known = max(known, min(1.0, left))
         if any(one.is_granted for one in told):
             known = max(known, left - 1) if alone else left - 1
         self.tokens.have(known, moment.asked_at)
