@@ -340,10 +340,12 @@ class Story(RuleBasedStateMachine):
         site.silent_since = site.silent_since or time.monotonic()
 
     async def lose_replies(self, who: int, _: float = 0.0) -> None:
-        """What it asks is done, and it never hears of it."""
-        if self.sites[who].silent_since is None:
-            self.sites[who].is_alarmed = True
-            self.sites[who].link.lose_replies()
+        """What it asks is done, and it never hears of it; so it gives its connections up, one after the other, and asks no more."""
+        site = self.sites[who]
+        if site.silent_since is None:
+            site.is_alarmed = True
+            site.link.lose_replies()
+            site.silent_since = time.monotonic()
 
     async def stand_still(self, who: int, _: float = 0.0) -> None:
         site = self.sites[who]
