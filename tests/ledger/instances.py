@@ -126,6 +126,11 @@ async def the_server_has(server: RedisServer, wanted: dict[str, int], seconds: f
         await asyncio.sleep(0.02)
 
 
+async def the_server_has_now(server: RedisServer, wanted: dict[str, int]) -> bool:
+    """So much, and nothing that is left of anybody who is dead."""
+    return await _or_why_not(seats_in(server)) == wanted
+
+
 async def _or_why_not(asking: Awaitable[dict[str, int]]) -> object:
     """What it has; while it changes, the two hashes of a room may be read at different times."""
     try:

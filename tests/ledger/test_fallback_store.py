@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from math import inf
@@ -157,6 +158,16 @@ async def test_caps_know_of_the_others_what_a_granted_question_was_told() -> Non
         await denied(one.store, seat(limit=5))
         await granted(one.store, member("user 9", limit=5))
         await denied(one.store, member("user 10", limit=5))
+
+
+async def test_two_knocks_of_one_member_at_once_do_not_vouch_for_each_other() -> None:
+    async with redis_server() as server, instance(address_of(server), deadline=0.2) as one, instance(address_of(server)) as other:
+        await granted(other.store, member("bob"))
+        await denied(one.store, member("cat"))
+        server.freeze()
+        answers = await asyncio.gather(*(ask(one.store, member("ann")) for _ in range(2)))
+        server.thaw()
+        assert [type(answer) for answer in answers] == [Denial, Denial]
 
 
 async def test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back() -> None:

@@ -25,8 +25,7 @@ OPTIONS = (
     *("-x", "-q", "--tb=line", "--timeout=40", "--hypothesis-profile=quick", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the price of having imported so much already
 )
-PATIENCE = 8  # seconds for what is to happen in the end (tests/support/waiting.py)
-MUTANTS_PATIENCE = 4  # many a mutant is one where it never does
+PATIENCE = 8  # seconds for what is to happen in the end (tests/support/waiting.py), with a mutant as without: else haste would kill it
 TESTS_FAILED = 1  # an exit code of pytest's
 CANNOT_RUN = 70  # an exit code of ours: the changed module cannot even be imported
 PRELOADED = (
@@ -41,8 +40,7 @@ def run(root: str, file: str, tests: list[str]) -> int:
     os.chdir(root)
     sys.path.insert(0, root)
     sys.dont_write_bytecode = True
-    patience = MUTANTS_PATIENCE if file else PATIENCE
-    os.environ.update(PYTHONPATH=root, PYTHONDONTWRITEBYTECODE="1", WSGATE_TEST_PATIENCE=str(patience))
+    os.environ.update(PYTHONPATH=root, PYTHONDONTWRITEBYTECODE="1", WSGATE_TEST_PATIENCE=str(PATIENCE))
     if file.endswith(".py"):
         importlib.import_module(file.removesuffix(".py").replace("/", "."))
     end = _End()

@@ -52,6 +52,10 @@ LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
 BATCHES = ("tests/ledger/links/test_redis_link.py::test_all_of_one_turn_goes_out_in_one_write_and_at_most_128_of_it",)
 WORDS = ("tests/ledger/links/test_parsers.py::test_what_the_server_says_means_the_same",)
+REFUND = "proxy/ledger/lua/refund.lua"
+PROBE = "proxy/ledger/lua/probe.lua"
+REFUNDS = ("tests/ledger/test_refund.py",)
+NO_MEMORY = (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",)
 
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/rates/leased_bucket.py"
@@ -708,6 +712,59 @@ SHARED = (
         "    except (OSError, ValueError) as error:\n        raise StoreDown",
         ("tests/ledger/links/test_subscription.py::test_whoever_says_what_no_redis_says_is_tried_again_and_again",),
     ),
+    # the wrong key, and scripts that only a Cluster or a server without memory needs
+    Mutant(
+        "two_knocks_vouch_for_each_other",
+        OWN_SEATS,
+        "return bool(seat.taken) or self.count",
+        "return bool(seat.held) or self.count",
+        OWN_TABLE,
+    ),
+    Mutant(
+        "who_knocks_twice_counts_twice",
+        OWN_SEATS,
+        "self.others(claim.key) <= claim.limit",
+        "self.others(claim.key) < claim.limit",
+        OWN_TABLE,
+    ),
+    Mutant("refund_gives_nothing", REFUND, "math.min(level + 1,", "math.min(level,", REFUNDS),
+    Mutant("refund_beyond_the_burst", REFUND, "math.min(level + 1, tonumber(ARGV[1]))", "level + 1", REFUNDS),
+    Mutant("refund_lives_for_ever", REFUND, ", 'KEEPTTL')", ")", REFUNDS),
+    Mutant("refund_of_another_moment", REFUND, "level, stamp), 'KEEPTTL'", "level, ARGV[1]), 'KEEPTTL'", REFUNDS),
+    Mutant("refund_reads_any_number_as_a_bucket", REFUND, "'^(%d[%d.e+-]*) (%d[%d.e+-]*)$'", "'^(%S+) (%S+)$'", REFUNDS),
+    Mutant("refund_takes_a_part_for_a_bucket", REFUND, "(%d[%d.e+-]*)$'", "(%d[%d.e+-]*)'", REFUNDS),
+    Mutant("refund_takes_any_type", REFUND, "type(state) ~= 'string'", "not state", REFUNDS),
+    Mutant("probe_needs_no_memory", PROBE, "#!lua\n", "#!lua flags=allow-oom\n", NO_MEMORY),
+    Mutant("probe_is_a_script_of_the_old_kind", PROBE, "#!lua\n", "", NO_MEMORY),
+    Mutant("probe_asks_only_to_read", PROBE, "#!lua\n", "#!lua flags=no-writes\n", NO_MEMORY),
+    Mutant(
+        "tell_counts_in_the_listing", TELL, "redis.call('HSET', name, holder, count)", "redis.call('HSET', KEYS[1], holder, count)", EMPTY
+    ),
+    Mutant(
+        "tell_writes_members_among_the_counts",
+        TELL,
+        "redis.call('HSET', members, member, text)",
+        "redis.call('HSET', name, member, text)",
+        EMPTY,
+    ),
+    Mutant("tell_leaves_members_of_nobody", TELL, "redis.call('HDEL', members, member)", "redis.call('HDEL', name, member)", TABS),
+    Mutant("tell_reads_members_among_the_counts", TELL, "redis.call('HGET', members, member)", "redis.call('HGET', name, member)", TABS),
+    Mutant(
+        "tell_gives_back_another_key", TELL, "redis.call('HDEL', name, holder, unpack(former))", "redis.call('HDEL', KEYS[1], '')", CONTRACT
+    ),
+    Mutant("reap_frees_members_among_the_counts", REAP, "redis.call('HDEL', KEYS[2], found", "redis.call('HDEL', KEYS[1], found", DEATH),
+    Mutant(
+        "reap_leaves_the_count_of_members", REAP, "redis.call('HDEL', KEYS[1], ARGV[1])", "redis.call('HDEL', KEYS[#KEYS], ARGV[1])", DEATH
+    ),
+    Mutant("reap_looks_for_members_among_the_counts", REAP, "redis.call('HSCAN', KEYS[2],", "redis.call('HSCAN', KEYS[1],", DEATH),
+    Mutant(
+        "reap_writes_members_among_the_counts",
+        REAP,
+        "redis.call('HSET', KEYS[2], found",
+        "redis.call('HSET', KEYS[1], found",
+        KEEPS_HIS_SEAT,
+    ),
+    Mutant("reap_asks_members_for_the_dead", REAP, "redis.call('HEXISTS', KEYS[1],", "redis.call('HEXISTS', KEYS[2],", DEATH),
 )
 
 RATES = (
@@ -1109,6 +1166,22 @@ RATES = (
         "            bucket.used_by(max(bucket.sharers, 2), now)\n",
         "            pass\n",
         (f"{_OWN}::test_who_has_just_given_a_bucket_back_goes_alone_at_half_the_rate",),
+    ),
+    # the wrong key
+    Mutant(
+        "rent_looks_for_the_holder_in_the_bucket",
+        RENT,
+        "redis.call('HEXISTS', KEYS[2], ARGV[14])",
+        "redis.call('HEXISTS', key, 'l')",
+        TROUBLE,
+    ),
+    Mutant("rent_takes_the_listing_for_the_mark", RENT, "redis.call('PTTL', KEYS[3])", "redis.call('PTTL', KEYS[2])", TROUBLE),
+    Mutant(
+        "rent_notes_who_waits_elsewhere",
+        RENT,
+        "redis.call('HSET', key, 'w', '1', unpack",
+        "redis.call('HSET', key .. 'w', 'w', '1', unpack",
+        OWNERS,
     ),
 )
 

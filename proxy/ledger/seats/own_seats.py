@@ -221,9 +221,10 @@ class OwnSeats:
     def has_room(self, claim: SeatClaim) -> bool:
         """Is the claim, not reserved, within its limit less what others were last seen to hold?"""
         seat = self._seats.get((claim.key, claim.member))
-        if claim.member is not None and seat is not None and seat.held:
-            return True
-        return self.count(claim) + self.others(claim.key) < claim.limit
+        if claim.member is None or seat is None or not seat.held:
+            return self.count(claim) + self.others(claim.key) < claim.limit
+        # A member who is here comes again. One who only knocks, twice at once, is counted, but nobody has let him in yet.
+        return bool(seat.taken) or self.count(claim) + self.others(claim.key) <= claim.limit
 
     def count(self, claim: SeatClaim) -> int:
         """What is held here of the claim's key: connections, or distinct members."""

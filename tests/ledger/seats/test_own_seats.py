@@ -204,6 +204,12 @@ class TestDecidingAlone:
         own.leave(member("ann"))
         assert own.has_room(member("bob"))
 
+    def test_who_only_knocks_twice_is_nobody_who_is_here(self, own: OwnSeats) -> None:
+        own.note_others(b"room", 1)
+        own.reserve(member("ann"))
+        assert not own.has_room(member("ann"))
+        assert own.has_room(member("ann", limit=2))  # and counts once
+
     def test_what_is_remembered_of_others_is_bounded(self, own: OwnSeats) -> None:
         for i in range(MAX_OTHERS + 10):
             own.note_others(b"k%d" % i, 1)
