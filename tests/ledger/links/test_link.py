@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.ledger.fallback_store import StoreOptions, open_store
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
-from proxy.ledger.links.link import CommandError
+from proxy.ledger.links.link import CommandError, SlotMoved
 from tests.ledger.instances import Heard
 
 
@@ -19,3 +19,7 @@ async def test_keys_of_one_tag_lie_in_one_slot_and_one_server_has_but_one() -> N
 def test_an_error_says_whether_the_script_was_missing() -> None:
     assert not CommandError("x").missing_script
     assert CommandError("x", missing_script=True).missing_script
+
+
+def test_what_a_slot_that_moves_was_asked_for_is_not_done() -> None:
+    assert SlotMoved("ASK").outcome_known
