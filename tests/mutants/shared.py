@@ -705,7 +705,7 @@ SHARED = (
         CLUSTER_LINK,
         "        self._added.discard(endpoint)\n        self._stale.set()\n",
         "        self._stale.set()\n",
-        (f"{_CLUSTER}::test_a_master_that_is_added_is_no_doubt",),
+        (f"{_CLUSTER}::test_an_added_master_that_was_lost_before_we_knew_it_is_one",),
     ),
     Mutant(
         "what_a_lost_master_had_is_told_nobody",
@@ -729,7 +729,7 @@ SHARED = (
         REDIS_LINK,
         "        if self.moved is None:\n",
         "        if False:\n",
-        (f"{_CLUSTER}::test_a_node_that_is_taken_for_a_single_server_is_not_believed",),
+        (f"{_CLUSTER}::test_whoever_expects_no_cluster_takes_a_redirection_for_an_error",),
     ),
     Mutant(
         "a_redirection_ends_an_outage_in_silence",

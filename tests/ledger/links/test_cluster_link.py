@@ -8,17 +8,18 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import count, cycle
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
 
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
-from proxy.ledger.links.link import SlotMoved
+from proxy.ledger.links.link import CommandError, SlotMoved
 from proxy.ledger.links.slot_map import SLOTS
 from proxy.ledger.store import Claim, Denial, Grant, StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, Instance, instance, seats_in
+from tests.ledger.instances import address_of as address_of_one
 from tests.ledger.links.test_redis_link import linked
 from tests.ledger.penalty_contract import penalty
 from tests.ledger.store_contract import NOW, ask, denied, granted, held, member, seat, token
@@ -47,8 +48,8 @@ async def two(six: Cluster) -> AsyncIterator[tuple[Instance, Instance]]:
 Two = tuple[Instance, Instance]
 
 
-def key_in(slot: int) -> str:
-    return next(key for key in map(str, count()) if key_slot(key.encode()) == slot)
+def keys_in(slot: int) -> Iterator[str]:
+    return (key for key in map(str, count()) if key_slot(key.encode()) == slot)
 
 
 async def the_cluster_has(six: Cluster, wanted: dict[str, int], seconds: float = PATIENCE) -> None:
@@ -176,6 +177,7 @@ class Pool:
                 node.thaw()
                 await node.ask("FLUSHALL")
                 await node.ask("CLUSTER", "RESET", "HARD")
+                await node.ask("CONFIG", "RESETSTAT")
                 self._idle.append(node)
 
     def close(self) -> None:
@@ -262,6 +264,7 @@ async def by_the_store(one: Instance, *claims: Claim) -> Grant | Denial:
 async def test_a_slot_on_its_way_is_decided_alone_and_nothing_else_is(pool: Pool) -> None:
     async with masters(pool, SLOTS - 1, 1) as few, instance(addresses(few.nodes[0])) as one:
         await one.up()
+        await eventually(lambda: was_looked_at(few.nodes[0], 2))  # at first, and when all was well: the next look needs a reason
         holder, states = one.holder, list(one.heard.states)
         await by_the_store(one, seat("k", 9))
         move = Move("k", *few.nodes)
@@ -279,6 +282,10 @@ async def test_a_slot_on_its_way_is_decided_alone_and_nothing_else_is(pool: Pool
         await eventually(lambda: is_decided(one, seat("k", 9)))
         await the_cluster_has(few, {"k": 3, "else": 1})
         assert (one.heard.states, one.holder) == (states, holder)
+
+
+async def was_looked_at(node: RedisServer, times: int) -> bool:
+    return bool((await node.info("commandstats")).get("cmdstat_cluster|slots", {}).get("calls") == times)
 
 
 async def is_decided(one: Instance, *claims: Claim) -> bool:
@@ -308,6 +315,27 @@ async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
         await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
 
 
+async def test_an_added_master_that_was_lost_before_we_knew_it_is_one(pool: Pool) -> None:
+    """What it had been given is gone, and is told again."""
+    async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[0]), ttl=60.0) as one:
+        await one.up()
+        key, other = islice(keys_in(7), 2)
+        await granted(one.store, seat(key, 9))
+        old, new = few.nodes
+        await meet(new, old)
+        await eventually(lambda: agree(few.nodes))
+        move = Move(key, old, new)
+        await move.open()
+        await move.carry()
+        await move.close()
+        new.kill()
+        await granted(one.store, seat(other, 9))  # which is moved
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await new.start()
+        await one.up()
+        await the_cluster_has(few, {key: 1, other: 1})
+
+
 async def is_known(one: Instance, *claims: Claim) -> bool:
     """The same while there may be no connection to a master yet."""
     with suppress(StoreDown):
@@ -332,16 +360,19 @@ async def test_a_gap_in_the_slots_is_an_outage_that_ends(pool: Pool) -> None:
 
 async def test_a_node_that_knows_no_slots_is_not_believed(pool: Pool) -> None:
     async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[1], few.nodes[0])) as one:
-        await one.up(5.0)
+        assert one.reason != "some slots have no master"
+        await one.up()
         await by_the_store(one, seat())
 
 
 async def test_a_node_that_knows_some_slots_is_believed_if_nobody_knows_more(pool: Pool) -> None:
-    async with masters(pool, 9000) as most, masters(pool, 100) as some, instance(addresses(*some.nodes, *most.nodes)) as one:
-        assert one.reason == "some slots have no master"
-        assert one.store._shared._link._nodes.keys() == {Endpoint(HOST, most.nodes[0].port)}
-        await most.nodes[0].ask("CLUSTER", "ADDSLOTSRANGE", 9000, SLOTS - 1)
-        await one.up()
+    async with masters(pool, 100) as some, masters(pool, 9000) as most, masters(pool, 99) as few:
+        nodes = [*some.nodes, *most.nodes, *few.nodes]
+        async with instance(addresses(*nodes)) as one:
+            assert one.reason == "some slots have no master"
+            assert one.store._shared._link._nodes.keys() == {Endpoint(HOST, nodes[1].port)}
+            await nodes[1].ask("CLUSTER", "ADDSLOTSRANGE", 9000, SLOTS - 1)
+            await one.up()
 
 
 async def test_a_master_that_is_cut_off_from_the_others_and_its_map_are_not_believed_for_ever(pool: Pool) -> None:
@@ -368,7 +399,7 @@ async def test_a_map_with_a_master_that_is_gone_is_not_believed_for_ever(pool: P
 
 
 async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(pool: Pool) -> None:
-    async with masters(pool, 8_000, SLOTS - 8_000) as few, instance(StoreAddress(addresses(*few.nodes).endpoints[:1])) as one:
+    async with masters(pool, 8_000, SLOTS - 8_000) as few, instance(address_of_one(few.nodes[0])) as one:
         for i in range(20):
             await granted(one.store, seat(f"k{i}"), member("ann", f"room {i}"))
         for i in range(20):
@@ -377,12 +408,19 @@ async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(pool: Po
         assert "Cluster" in one.store._shared.keeper.reason
 
 
+async def test_whoever_expects_no_cluster_takes_a_redirection_for_an_error(pool: Pool) -> None:
+    async with masters(pool, SLOTS - 1, 1) as few, linked(address_of_one(few.nodes[0])) as link:
+        await until(lambda: link.is_usable, PATIENCE)
+        with pytest.raises(CommandError, match="a Cluster: "):
+            await link.call((b"GET", next(keys_in(SLOTS - 1)).encode()))
+
+
 async def test_what_a_lost_master_had_is_told_to_the_one_who_has_its_slots_now(pool: Pool) -> None:
     """It was given them by hand, without the data. With heartbeats so far apart nobody doubts that he is listed."""
     async with masters(pool, SLOTS - 1, 1) as few, instance(addresses(*few.nodes), ttl=60.0) as one:
         await one.up()
         left, lost = few.nodes
-        key = key_in(SLOTS - 1)
+        key = next(keys_in(SLOTS - 1))
         await by_the_store(one, seat(key, 9))
         lost.kill()
         await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
@@ -393,7 +431,7 @@ async def test_what_a_lost_master_had_is_told_to_the_one_who_has_its_slots_now(p
 
 async def test_a_redirection_ends_an_outage_too(pool: Pool) -> None:
     async with masters(pool, SLOTS - 1, 1) as few, linked(addresses(*few.nodes), deadline=0.6) as link:
-        moved = key_in(SLOTS - 1).encode()
+        moved = next(keys_in(SLOTS - 1)).encode()
         link.moved = lambda: None
         await until(lambda: link.is_usable, PATIENCE)
         told: list[object] = []
