@@ -154,6 +154,9 @@ async def test_slots_that_move_by_a_failover_on_purpose_are_found(two: Two, six:
 # --- Clusters of few nodes without replicas
 
 
+SHORT = 300  # milliseconds of silence that are a failure: so a node finds fast that all is well, or is not
+
+
 class Pool:
     """Nodes that were used and know nobody any more: one that was just started serves nothing for two seconds."""
 
@@ -165,7 +168,7 @@ class Pool:
     async def node(self) -> RedisServer:
         if self._idle:
             return self._idle.pop()
-        settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-node-timeout": 300}
+        settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-node-timeout": SHORT}
         node = RedisServer(self._folder / str(len(self._made)), settings=settings)
         self._made.append(node)
         await node.start()
@@ -178,6 +181,7 @@ class Pool:
                 await node.ask("FLUSHALL")
                 await node.ask("CLUSTER", "RESET", "HARD")
                 await node.ask("CONFIG", "RESETSTAT")
+                await node.ask("CONFIG", "SET", "cluster-node-timeout", SHORT)
                 self._idle.append(node)
 
     def close(self) -> None:
@@ -194,8 +198,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 @asynccontextmanager
 async def masters(pool: Pool, *slots: int) -> AsyncIterator[Cluster]:
-    """One that has the first so many slots, one that has the next ones, and so on; 0: a node that knows no other one. They call it a
-    failure if they have not heard of each other for 300 ms."""
+    """One that has the first so many slots, one that has the next ones, and so on; 0: a node that knows no other one."""
     nodes: list[RedisServer] = []
     try:
         first = 0
@@ -208,7 +211,7 @@ async def masters(pool: Pool, *slots: int) -> AsyncIterator[Cluster]:
                 await meet(node, nodes[0])
             first += count
         if first == SLOTS:
-            await eventually(lambda: agree(node for node, count in zip(nodes, slots, strict=True) if count))
+            await settle([node for node, count in zip(nodes, slots, strict=True) if count])
         yield Cluster(nodes)
     finally:
         await pool.take_back(nodes)
@@ -219,8 +222,15 @@ async def meet(node: RedisServer, other: RedisServer) -> None:
         await node.ask("CLUSTER", "MEET", HOST, other.port, str(other.settings["cluster-port"]))
 
 
+async def settle(nodes: Sequence[RedisServer]) -> None:
+    """Each of them says that all is well; and from now on they may be silent for long, as they are on a busy machine."""
+    await eventually(lambda: agree(nodes))
+    if len(nodes) > 1:
+        for node in nodes:
+            await node.ask("CONFIG", "SET", "cluster-node-timeout", 30_000)
+
+
 async def agree(nodes: Iterable[RedisServer]) -> bool:
-    """Does each of them say that all is well?"""
     return all(["cluster_state:ok" in await node.ask("CLUSTER", "INFO") for node in nodes])
 
 
@@ -232,15 +242,14 @@ class Move:
     """A slot on its way from one master to another, as an operator's tool moves it."""
 
     def __init__(self, key: str, source: RedisServer, target: RedisServer) -> None:
-        self._key = key
+        """`key`: a whole one, or what is in its braces."""
+        self._slot = key_slot(key.encode())
         self._source = source
         self._target = target
-        self._slot = 0
         self._owner = ""
 
     async def open(self) -> None:
         """From now on the source serves what it has, and the target what is new."""
-        self._slot = await self._source.ask("CLUSTER", "KEYSLOT", f"{{{self._key}}}")
         self._owner = await self._target.ask("CLUSTER", "MYID")
         await self._target.ask("CLUSTER", "SETSLOT", self._slot, "IMPORTING", await self._source.ask("CLUSTER", "MYID"))
         await self._source.ask("CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._owner)
@@ -301,7 +310,7 @@ async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
         await granted(one.store, seat("k", 9))
         old, new = few.nodes
         await meet(new, old)
-        await eventually(lambda: agree(few.nodes))
+        await settle(few.nodes)
         move = Move("k", old, new)
         await move.open()
         await move.carry()
@@ -323,7 +332,7 @@ async def test_an_added_master_that_was_lost_before_we_knew_it_is_one(pool: Pool
         await granted(one.store, seat(key, 9))
         old, new = few.nodes
         await meet(new, old)
-        await eventually(lambda: agree(few.nodes))
+        await settle(few.nodes)
         move = Move(key, old, new)
         await move.open()
         await move.carry()
@@ -382,6 +391,7 @@ async def test_a_master_that_is_cut_off_from_the_others_and_its_map_are_not_beli
         instance(addresses(isolated.nodes[0], well.nodes[0])) as one,
     ):
         await one.up()
+        await isolated.nodes[0].ask("CONFIG", "SET", "cluster-node-timeout", SHORT)
         isolated.nodes[1].freeze()  # nobody asks it for anything: for us it is there
         await until(lambda: one.store._shared._link._nodes.keys() == {Endpoint(HOST, well.nodes[0].port)}, PATIENCE)
         await one.up()
@@ -453,6 +463,18 @@ async def test_a_redirection_ends_an_outage_too(pool: Pool) -> None:
         assert told[-1] in (True, False)
 
 
+@asynccontextmanager
+async def both_of(few: Cluster) -> AsyncIterator[Two]:
+    """Two instances that doubt nothing because of a heartbeat that is missing."""
+    where = addresses(*few.nodes)
+    async with instance(where, ttl=20.0) as one, instance(where, ttl=20.0) as other:
+        yield one, other
+
+
+async def has_redirected(node: RedisServer) -> bool:
+    return "errorstat_ASK" in await node.info("errorstats")
+
+
 class Crowd:
     """Comes to one instance, by all of these keys, and goes again. `held`: keys and seats of those who are there. `alone`: how often the
     instance had to decide alone."""
@@ -481,9 +503,9 @@ class Crowd:
 
 @pytest.mark.long  # some seconds
 async def test_slots_that_move_under_load_take_nothing_else_with_them(pool: Pool) -> None:
-    """One after the other, some to and fro, while two instances fill and empty the keys in them."""
+    """One after the other, some to and fro, while two instances fill and empty the keys in them; and the listing of the instances."""
     moving = [f"k{number}" for number in range(6)]
-    async with masters(pool, 5_000, 6_000, 5_384) as few, instance(addresses(*few.nodes)) as one, instance(addresses(*few.nodes)) as other:
+    async with masters(pool, 5_000, 6_000, 5_384) as few, both_of(few) as (one, other):
         crowds = [Crowd(each, moving) for each in (one, other)]
         for each in (one, other):
             await each.up()
@@ -491,7 +513,7 @@ async def test_slots_that_move_under_load_take_nothing_else_with_them(pool: Pool
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(crowd.come_and_go()) for crowd in crowds]
             for key in (*moving, *moving[:3]):
-                source = await few.owner(f"{{{key}}}")
+                source = await few.owner(key)
                 move = Move(key, source, few.nodes[few.nodes.index(source) - 1])
                 await move.open()
                 await move.carry()
@@ -499,6 +521,13 @@ async def test_slots_that_move_under_load_take_nothing_else_with_them(pool: Pool
                     alone = crowd.alone
                     await until(lambda crowd=crowd, alone=alone: crowd.alone > alone, PATIENCE)  # type: ignore[misc]  # of this turn
                 await move.close()
+            source = await few.owner("test:h")
+            move = Move("test:h", source, few.nodes[few.nodes.index(source) - 1])
+            await move.open()
+            await move.carry()
+            await source.ask("CONFIG", "RESETSTAT")
+            await eventually(lambda: has_redirected(source))  # a heartbeat
+            await move.close()
             for task in running:
                 task.cancel()
         there = Counter(key for crowd in crowds for key, _ in crowd.held)
