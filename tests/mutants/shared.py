@@ -694,6 +694,13 @@ SHARED = (
         (f"{_CLUSTER}::test_a_map_with_a_master_that_is_gone_is_not_believed_for_ever",),
     ),
     Mutant(
+        "a_new_master_that_is_there_is_not_told",
+        CLUSTER_LINK,
+        "        elif not self.is_usable:\n            self._was_up = False\n",
+        "",
+        (f"{_CLUSTER}::test_a_master_that_is_added_is_no_doubt",),
+    ),
+    Mutant(
         "a_new_master_is_a_doubt",
         CLUSTER_LINK,
         "            self._added |= new",

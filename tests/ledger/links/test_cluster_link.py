@@ -307,6 +307,14 @@ async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
     async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[0])) as one:
         await one.up()
         holder, states = one.holder, list(one.heard.states)
+        link, told = one.store._shared._link, list[bool]()
+        keeper = link.up
+
+        def up(anew: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+            told.append(anew)
+            keeper(anew)
+
+        link.up = up
         await granted(one.store, seat("k", 9))
         old, new = few.nodes
         await meet(new, old)
@@ -320,6 +328,7 @@ async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
         await by_the_store(one, seat("k", 9))
         await the_cluster_has(few, {"k": 4})
         assert (one.heard.states, one.holder) == (states, holder)
+        assert told == [False]  # whoever found it unusable meanwhile need not wait
         new.kill()
         await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
 
