@@ -25,6 +25,10 @@ STORE_WATCH = "proxy/server/store_watch.py"
 FALLBACK = "proxy/ledger/fallback_store.py"
 SUBSCRIPTION = "proxy/ledger/links/subscription.py"
 CONNECTING = "proxy/ledger/links/connecting.py"
+CLUSTER_LINK = "proxy/ledger/links/cluster_link.py"
+SLOT_MAP = "proxy/ledger/links/slot_map.py"
+SENTINELS = "proxy/ledger/links/sentinels.py"
+BREAKER = "proxy/ledger/links/breaker.py"
 
 _REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
@@ -56,6 +60,11 @@ REFUND = "proxy/ledger/lua/refund.lua"
 PROBE = "proxy/ledger/lua/probe.lua"
 REFUNDS = ("tests/ledger/test_refund.py",)
 NO_MEMORY = (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",)
+_CLUSTER = "tests/ledger/links/test_cluster_link.py"
+_SENTINELS = "tests/ledger/links/test_sentinels.py"
+ON_ITS_WAY = (f"{_CLUSTER}::test_a_slot_on_its_way_is_decided_alone_and_nothing_else_is",)
+GAP = (f"{_CLUSTER}::test_a_gap_in_the_slots_is_an_outage_that_ends",)
+BLANK = (f"{_CLUSTER}::test_a_node_that_knows_no_slots_is_not_believed",)
 
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/rates/leased_bucket.py"
@@ -765,6 +774,123 @@ SHARED = (
         KEEPS_HIS_SEAT,
     ),
     Mutant("reap_asks_members_for_the_dead", REAP, "redis.call('HEXISTS', KEYS[1],", "redis.call('HEXISTS', KEYS[2],", DEATH),
+    # Clusters and Sentinels
+    Mutant(
+        "slots_as_the_first_node_says",
+        CLUSTER_LINK,
+        "                if slots.is_whole:\n                    break",
+        "                break",
+        BLANK,
+    ),
+    Mutant(
+        "slots_as_the_last_node_says",
+        CLUSTER_LINK,
+        "slots.covered > best.covered):",
+        "slots.covered):",
+        (f"{_CLUSTER}::test_a_node_that_knows_some_slots_is_believed_if_nobody_knows_more",),
+    ),
+    Mutant(
+        "whoever_is_cut_off_is_believed_for_ever",
+        CLUSTER_LINK,
+        "        self._is_misled = True\n        self._stale.set()\n",
+        "        self._stale.set()\n",
+        (f"{_CLUSTER}::test_a_master_that_is_cut_off_from_the_others_and_its_map_are_not_believed_for_ever",),
+    ),
+    Mutant(
+        "a_map_that_does_not_help_is_believed_for_ever",
+        CLUSTER_LINK,
+        "            elif loop.time() - self._believed_at > PATIENCE:\n                self._is_misled = True\n",
+        "",
+        (f"{_CLUSTER}::test_a_map_with_a_master_that_is_gone_is_not_believed_for_ever",),
+    ),
+    Mutant(
+        "a_new_master_that_is_there_is_not_told",
+        CLUSTER_LINK,
+        "        elif not self.is_usable:\n            self._was_up = False\n",
+        "",
+        (f"{_CLUSTER}::test_a_master_that_is_added_is_no_doubt",),
+    ),
+    Mutant(
+        "a_new_master_is_a_doubt",
+        CLUSTER_LINK,
+        "            self._added |= new",
+        "            pass",
+        (f"{_CLUSTER}::test_a_master_that_is_added_is_no_doubt",),
+    ),
+    Mutant(
+        "a_master_that_was_new_once_is_never_a_doubt",
+        CLUSTER_LINK,
+        "        self._added.discard(endpoint)\n        self._stale.set()\n",
+        "        self._stale.set()\n",
+        (f"{_CLUSTER}::test_an_added_master_that_was_lost_before_we_knew_it_is_one",),
+    ),
+    Mutant(
+        "what_a_lost_master_had_is_told_nobody",
+        CLUSTER_LINK,
+        "            self._anew = True  # what a lost",
+        "            pass  # what a lost",
+        (f"{_CLUSTER}::test_what_a_lost_master_had_is_told_to_the_one_who_has_its_slots_now",),
+    ),
+    Mutant("a_gap_in_the_slots_is_not_told", CLUSTER_LINK, '            self._tell_down("some slots', '            str("some slots', GAP),
+    Mutant(
+        "what_comes_after_a_gap_is_not_doubted",
+        CLUSTER_LINK,
+        "            self._anew = True  # whoever gets",
+        "            pass  # whoever gets",
+        GAP,
+    ),
+    Mutant("slots_that_have_moved_are_not_looked_for", REDIS_LINK, "if isinstance(error, MovedError):", "if False:", ON_ITS_WAY),
+    Mutant("a_slot_that_moves_is_a_fault", REDIS_LINK, "        if self.moved is None:\n", "        if True:\n", ON_ITS_WAY),
+    Mutant(
+        "a_single_server_may_be_one_of_a_cluster",
+        REDIS_LINK,
+        "        if self.moved is None:\n",
+        "        if False:\n",
+        (f"{_CLUSTER}::test_whoever_expects_no_cluster_takes_a_redirection_for_an_error",),
+    ),
+    Mutant(
+        "a_redirection_ends_an_outage_in_silence",
+        REDIS_LINK,
+        "if self._breaker.succeeded() and self.is_connected:",
+        "if self._breaker.succeeded() and not isinstance(reply, StoreDown):",
+        (f"{_CLUSTER}::test_a_redirection_ends_an_outage_too",),
+    ),
+    Mutant(
+        "slots_that_two_have_count_twice",
+        SLOT_MAP,
+        "SlotMap(tuple(shares), sum(has_master))",
+        "SlotMap(tuple(shares), sum(len(one) for one, _ in shares))",
+        ("tests/ledger/links/test_slot_map.py",),
+    ),
+    Mutant(
+        "the_first_sentinel_is_believed",
+        SENTINELS,
+        "    return most > second + left",
+        "    return most > second",
+        (f"{_SENTINELS}::test_one_that_is_wrong_is_not_believed_while_most_are_right",),
+    ),
+    Mutant(
+        "sentinels_that_are_silent_are_waited_for",
+        SENTINELS,
+        "    return most > second + left",
+        "    return not left",
+        (f"{_SENTINELS}::test_a_sentinel_that_is_away_does_not_matter",),
+    ),
+    Mutant(
+        "one_of_two_sentinels_is_believed_for_ever",
+        SENTINELS,
+        "equals.index(self._last) + 1 if",
+        "equals.index(self._last) if",
+        (f"{_SENTINELS}::test_where_two_disagree_both_are_tried",),
+    ),
+    Mutant(
+        "a_failed_probe_puts_the_next_one_off",
+        BREAKER,
+        "            return False  # open already",
+        "            self._next_probe = now + self._interval\n            return False  # open already",
+        ("tests/ledger/links/test_breaker.py",),
+    ),
+    Mutant("a_slot_that_moves_is_asked_for_in_a_circle", LANDLORD, "except (SlotMoved, ValueError):", "except ValueError:", ANSWERS),
 )
 
 RATES = (

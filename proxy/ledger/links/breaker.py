@@ -30,8 +30,10 @@ class Breaker:
     def failed(self, now: float) -> bool:
         """A request failed or was not answered in time. True if that opened it."""
         self._failures += 1
+        if self._failures != self._limit:
+            return False  # open already, a failed probe does not put off the next one
         self._next_probe = now + self._interval
-        return self._failures == self._limit
+        return True
 
     def succeeded(self) -> bool:
         """A request was answered in time. True if that closed it."""

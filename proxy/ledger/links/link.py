@@ -8,6 +8,7 @@ from typing import Protocol
 
 from proxy.ledger.links.addresses import Endpoint
 from proxy.ledger.scripts import Command
+from proxy.ledger.store import StoreDown
 
 Locate = Callable[[], Awaitable[Endpoint]]
 """Where the server is now. Raises OSError or StoreDown."""
@@ -24,6 +25,16 @@ class CommandError(Exception):
     def wrong_type(self) -> bool:
         """The key holds something else."""
         return str(self).startswith("WRONGTYPE")
+
+
+class SlotMoved(StoreDown):
+    """A node of a Cluster has given a slot away, or is about to. This one thing was certainly not done; the store is there.
+
+    Nothing is sent on to where the slot is now: of two truths about a seat the older one could come last.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, outcome_known=True)
 
 
 class Link(Protocol):
@@ -57,5 +68,5 @@ class Link(Protocol):
     def call(self, command: Command) -> asyncio.Future[object]:
         """Send a command. Raises StoreDown at once if there is nobody to send it to.
 
-        What comes back is the reply: bytes, int, None or a list of those. Or it raises StoreDown or CommandError.
+        What comes back is the reply: bytes, int, None or a list of those. Or it raises StoreDown (SlotMoved is one) or CommandError.
         """

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Final
 from proxy.ledger.links.addresses import StoreAddress
 from proxy.ledger.links.breaker import PROBE_INTERVAL, Breaker
 from proxy.ledger.links.connecting import CONNECT_TIMEOUT, as_told, build_connection, close, one_line, why_not
-from proxy.ledger.links.link import CommandError, Locate
+from proxy.ledger.links.link import CommandError, Locate, SlotMoved
 from proxy.ledger.scripts import SCRIPTS, Command
 from proxy.ledger.store import StoreDown, StoreEvents
 
 if TYPE_CHECKING:
     from redis.asyncio import Connection
+    from redis.exceptions import ResponseError
 
 STALL: Final = 1.0  # seconds without an answer, and the connection is given up
 PAUSES: Final = (0.1, 0.2, 0.5, 1.0)  # seconds before the next attempts to connect; the last one again and again
@@ -63,7 +64,8 @@ class _Call:
 class RedisLink:
     """A Link to one server. `timeout`: seconds that a command may take, from `call` on.
 
-    `moved` is told when the server says that it has not the key. `name`: of the server, where there are several.
+    `name`: of the server, where there are several. `moved` is told when it says that a slot is elsewhere, `isolated` when it says that the
+    Cluster is down; they must neither raise nor wait. Who has set no `moved` expects no Cluster: there a redirection is a CommandError.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class RedisLink:
         self.reason = "not connected yet"
         self.up: Callable[[bool], None] = lambda _: None  # argument: over a new connection
         self.down: Callable[[str], None] = lambda _: None
-        self.moved: Callable[[], None] = lambda: None
+        self.moved: Callable[[], None] | None = None
+        self.isolated: Callable[[], None] = lambda: None
         self._commands = 0
 
     @property
@@ -341,9 +344,12 @@ class RedisLink:
                 except NoScriptError:
                     reply = CommandError("missing script", missing_script=True)
                     self._reload()
-                except (AskError, TryAgainError, ClusterDownError, ClusterCrossSlotError) as error:  # MOVED is an AskError
+                except (AskError, TryAgainError) as error:  # MOVED is an AskError
+                    reply = self._redirected(error)
+                except (ClusterDownError, ClusterCrossSlotError) as error:
                     reply = CommandError(f"a Cluster: {one_line(error)}")
-                    self.moved()
+                    if isinstance(error, ClusterDownError):
+                        self.isolated()
                 except ResponseError as error:
                     reply = CommandError(one_line(error))
                 if not self._in_flight:
@@ -353,11 +359,21 @@ class RedisLink:
         except Exception as error:  # noqa: BLE001 -- over bytes of no Redis the library raises whatever comes up
             self._lose(one_line(error))
 
+    def _redirected(self, error: ResponseError) -> Exception:
+        """While a slot is being moved (ASK, TRYAGAIN) its owner is who it was."""
+        from redis.exceptions import MovedError
+
+        if self.moved is None:
+            return CommandError(f"a Cluster: {one_line(error)}")
+        if isinstance(error, MovedError):
+            self.moved()
+        return SlotMoved(f"a slot is being moved: {one_line(error)}")
+
     def _settle(self, call: _Call, reply: object) -> None:
         call.heard = True
         if call.answer.done():
             return  # too late, or nobody waits for it
-        if self._breaker.succeeded() and not isinstance(reply, StoreDown):
+        if self._breaker.succeeded() and self.is_connected:
             self.up(False)
         if isinstance(reply, Exception):
             call.answer.set_exception(reply)

@@ -16,7 +16,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from proxy.ledger.links.link import CommandError
+from proxy.ledger.links.link import CommandError, SlotMoved
 from proxy.ledger.rates.answer_times import AnswerTimes
 from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
 from proxy.ledger.rates.own_buckets import OwnBuckets
@@ -143,7 +143,7 @@ class RedisLandlord:
                 self._send(bucket, word, now, is_repeated=True)
             elif is_awaited:
                 self._give_up(bucket, now)
-        except ValueError:
+        except (SlotMoved, ValueError):  # to ask at once again would bring the same
             if is_awaited:
                 self._give_up(bucket, now)
         except StoreDown:

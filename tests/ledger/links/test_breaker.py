@@ -34,10 +34,11 @@ def test_there_is_one_probe_per_interval_and_none_while_it_is_closed() -> None:
     assert [breaker.may_probe(at) for at in (1.0, 1.49, 1.5, 1.6, 1.99, 2.0)] == [False, False, True, False, False, True]
 
 
-def test_a_failed_probe_puts_the_next_one_off() -> None:
-    breaker = Breaker(failures=1, interval=0.5)
-    breaker.failed(1.0)
+def test_a_failed_probe_does_not_put_the_next_one_off() -> None:
+    breaker = Breaker(failures=3, interval=0.5)
+    for at in (0.8, 0.9, 1.0):
+        breaker.failed(at)
     assert breaker.may_probe(1.5)
     breaker.failed(1.7)
-    assert not breaker.may_probe(2.1)
-    assert breaker.may_probe(2.2)
+    assert not breaker.may_probe(1.99)
+    assert breaker.may_probe(2.0)

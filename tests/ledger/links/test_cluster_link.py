@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count, cycle, islice
+from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
-from proxy.ledger.links.cluster_link import SLOTS, read_slots
-from proxy.ledger.store import Denial, Grant, StoreState
+from proxy.ledger.links.link import CommandError, SlotMoved
+from proxy.ledger.links.slot_map import SLOTS
+from proxy.ledger.store import Claim, Denial, Grant, StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, Instance, instance, seats_in
+from tests.ledger.instances import address_of as address_of_one
+from tests.ledger.links.test_redis_link import linked
 from tests.ledger.penalty_contract import penalty
 from tests.ledger.store_contract import NOW, ask, denied, granted, held, member, seat, token
-from tests.support.redis_servers import HOST, Cluster, cluster
+from tests.support.redis_servers import HOST, Cluster, RedisServer, cluster
 from tests.support.waiting import eventually, until
-
-pytestmark = pytest.mark.long  # a Cluster takes its time to form
 
 
 @pytest.fixture
@@ -42,6 +48,10 @@ async def two(six: Cluster) -> AsyncIterator[tuple[Instance, Instance]]:
 Two = tuple[Instance, Instance]
 
 
+def keys_in(slot: int) -> Iterator[str]:
+    return (key for key in map(str, count()) if key_slot(key.encode()) == slot)
+
+
 async def the_cluster_has(six: Cluster, wanted: dict[str, int], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while True:
@@ -55,6 +65,7 @@ async def the_cluster_has(six: Cluster, wanted: dict[str, int], seconds: float =
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_claims_in_several_slots_are_granted_together_or_not_at_all(two: Two, six: Cluster) -> None:
     one, other = two
     full = await granted(one.store, seat("full"))
@@ -71,6 +82,7 @@ async def test_claims_in_several_slots_are_granted_together_or_not_at_all(two: T
     assert held(other.store) == {}
 
 
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_parallel_upgrades_never_go_beyond_the_cap_and_fill_it(two: Two, six: Cluster) -> None:
     answers = await asyncio.gather(*(ask(two[i % 2].store, seat("all", 20), member(f"user {i}", "room", 20)) for i in range(60)))
     kinds = Counter(map(type, answers))
@@ -83,6 +95,7 @@ async def test_parallel_upgrades_never_go_beyond_the_cap_and_fill_it(two: Two, s
     assert isinstance(await ask(two[1].store, seat("all", 20), member("one more", "room", 20)), Denial)
 
 
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_a_penalty_keeps_its_key_out_of_every_instance(two: Two) -> None:
     one, other = two
     keys = [str(number) for number in range(8)]  # in several slots
@@ -98,6 +111,7 @@ async def test_a_penalty_keeps_its_key_out_of_every_instance(two: Two) -> None:
     await granted(other.store, seat("free"), penalty("nobody"))
 
 
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_a_master_that_dies_is_replaced_and_nothing_is_leaked(two: Two, six: Cluster) -> None:
     for i in range(30):
         await granted(two[i % 2].store, seat("all", 30), seat(f"k{i}"), member(f"user {i}", "room", 30))
@@ -116,6 +130,7 @@ async def test_a_master_that_dies_is_replaced_and_nothing_is_leaked(two: Two, si
     await the_cluster_has(six, wanted)
 
 
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_slots_that_move_by_a_failover_on_purpose_are_found(two: Two, six: Cluster) -> None:
     one, _ = two
     await granted(one.store, seat("all", 30))
@@ -129,17 +144,281 @@ async def test_slots_that_move_by_a_failover_on_purpose_are_found(two: Two, six:
     async def moved() -> bool:
         return (await six.owner("test:n:{all}")).port != before.port
 
-    async with asyncio.timeout(PATIENCE):
-        while not await moved():  # noqa: ASYNC110 -- the Cluster tells nobody
-            await asyncio.sleep(0.05)
+    await eventually(moved)
     for _ in range(3):
         await granted(one.store, seat("all", 30))
     await the_cluster_has(six, {"all": 4})
     await one.up()
 
 
-async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(six: Cluster) -> None:
-    async with instance(StoreAddress((Endpoint(HOST, six.nodes[0].port),))) as one:
+# --- Clusters of few nodes without replicas
+
+
+SHORT = 300  # milliseconds of silence that are a failure: so a node finds fast that all is well, or is not
+
+
+class Pool:
+    """Nodes that were used and know nobody any more: one that was just started serves nothing for two seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[RedisServer] = []
+        self._idle: list[RedisServer] = []
+
+    async def node(self) -> RedisServer:
+        if self._idle:
+            return self._idle.pop()
+        settings = {"cluster-enabled": "yes", "cluster-config-file": "nodes.conf", "cluster-node-timeout": SHORT}
+        node = RedisServer(self._folder / str(len(self._made)), settings=settings)
+        self._made.append(node)
+        await node.start()
+        return node
+
+    async def take_back(self, nodes: Iterable[RedisServer]) -> None:
+        for node in nodes:
+            if node.is_running:
+                node.thaw()
+                await node.ask("FLUSHALL")
+                await node.ask("CLUSTER", "RESET", "HARD")
+                await node.ask("CONFIG", "RESETSTAT")
+                await node.ask("CONFIG", "SET", "cluster-node-timeout", SHORT)
+                self._idle.append(node)
+
+    def close(self) -> None:
+        for node in self._made:
+            node.kill()
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    found = Pool(tmp_path_factory.mktemp("cluster"))
+    yield found
+    found.close()
+
+
+@asynccontextmanager
+async def masters(pool: Pool, *slots: int) -> AsyncIterator[Cluster]:
+    """One that has the first so many slots, one that has the next ones, and so on; 0: a node that knows no other one."""
+    nodes: list[RedisServer] = []
+    try:
+        first = 0
+        for epoch, count in enumerate(slots, 1):
+            node = await pool.node()
+            nodes.append(node)
+            await node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+            if count:
+                await node.ask("CLUSTER", "ADDSLOTSRANGE", first, first + count - 1)
+                await meet(node, nodes[0])
+            first += count
+        if first == SLOTS:
+            await settle([node for node, count in zip(nodes, slots, strict=True) if count])
+        yield Cluster(nodes)
+    finally:
+        await pool.take_back(nodes)
+
+
+async def meet(node: RedisServer, other: RedisServer) -> None:
+    if node is not other:
+        await node.ask("CLUSTER", "MEET", HOST, other.port, str(other.settings["cluster-port"]))
+
+
+async def settle(nodes: Sequence[RedisServer]) -> None:
+    """Each of them says that all is well; and from now on they may be silent for long, as they are on a busy machine."""
+    await eventually(lambda: agree(nodes))
+    if len(nodes) > 1:
+        for node in nodes:
+            await node.ask("CONFIG", "SET", "cluster-node-timeout", 30_000)
+
+
+async def agree(nodes: Iterable[RedisServer]) -> bool:
+    return all(["cluster_state:ok" in await node.ask("CLUSTER", "INFO") for node in nodes])
+
+
+def addresses(*nodes: RedisServer) -> StoreAddress:
+    return StoreAddress(tuple(Endpoint(HOST, node.port) for node in nodes), Topology.CLUSTER)
+
+
+class Move:
+    """A slot on its way from one master to another, as an operator's tool moves it."""
+
+    def __init__(self, key: str, source: RedisServer, target: RedisServer) -> None:
+        """`key`: a whole one, or what is in its braces."""
+        self._slot = key_slot(key.encode())
+        self._source = source
+        self._target = target
+        self._owner = ""
+
+    async def open(self) -> None:
+        """From now on the source serves what it has, and the target what is new."""
+        self._owner = await self._target.ask("CLUSTER", "MYID")
+        await self._target.ask("CLUSTER", "SETSLOT", self._slot, "IMPORTING", await self._source.ask("CLUSTER", "MYID"))
+        await self._source.ask("CLUSTER", "SETSLOT", self._slot, "MIGRATING", self._owner)
+
+    async def carry(self) -> None:
+        """All keys."""
+        while keys := await self._source.ask("CLUSTER", "GETKEYSINSLOT", self._slot, 100):
+            await self._source.ask("MIGRATE", HOST, self._target.port, "", 0, 5000, "KEYS", *keys)
+
+    async def close(self) -> None:
+        for node in (self._target, self._source):
+            await node.ask("CLUSTER", "SETSLOT", self._slot, "NODE", self._owner)
+
+
+async def by_the_store(one: Instance, *claims: Claim) -> Grant | Denial:
+    """As it decides. Raises StoreDown if it does not."""
+    store = one.store._shared
+    return await store.finish(store.begin(claims, NOW))
+
+
+async def test_a_slot_on_its_way_is_decided_alone_and_nothing_else_is(pool: Pool) -> None:
+    async with masters(pool, SLOTS - 1, 1) as few, instance(addresses(few.nodes[0])) as one:
+        await one.up()
+        await eventually(lambda: was_looked_at(few.nodes[0], 2))  # at first, and when all was well: the next look needs a reason
+        holder, states = one.holder, list(one.heard.states)
+        await by_the_store(one, seat("k", 9))
+        move = Move("k", *few.nodes)
+        await move.open()
+        await move.carry()
+        with pytest.raises(SlotMoved):  # ASK
+            await by_the_store(one, seat("k", 9))
+        with pytest.raises(SlotMoved):
+            await by_the_store(one, seat("else", 9), seat("k", 9))
+        await granted(one.store, seat("k", 9))
+        await by_the_store(one, seat("else", 9))
+        await move.close()
+        with pytest.raises(SlotMoved):  # MOVED
+            await by_the_store(one, seat("k", 9))
+        await eventually(lambda: is_decided(one, seat("k", 9)))
+        await the_cluster_has(few, {"k": 3, "else": 1})
+        assert (one.heard.states, one.holder) == (states, holder)
+
+
+async def was_looked_at(node: RedisServer, times: int) -> bool:
+    return bool((await node.info("commandstats")).get("cmdstat_cluster|slots", {}).get("calls") == times)
+
+
+async def is_decided(one: Instance, *claims: Claim) -> bool:
+    with suppress(SlotMoved):
+        return isinstance(await by_the_store(one, *claims), Grant)
+    return False
+
+
+async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
+    async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[0])) as one:
+        await one.up()
+        holder, states = one.holder, list(one.heard.states)
+        link, told = one.store._shared._link, list[bool]()
+        keeper = link.up
+
+        def up(anew: bool) -> None:
+            told.append(anew)
+            keeper(anew)
+
+        link.up = up
+        await granted(one.store, seat("k", 9))
+        old, new = few.nodes
+        await meet(new, old)
+        await settle(few.nodes)
+        move = Move("k", old, new)
+        await move.open()
+        await move.carry()
+        await move.close()
+        await granted(one.store, seat("k", 9))
+        await eventually(lambda: is_known(one, seat("k", 9)))
+        await by_the_store(one, seat("k", 9))
+        await the_cluster_has(few, {"k": 4})
+        assert (one.heard.states, one.holder) == (states, holder)
+        assert told == [False]  # whoever found it unusable meanwhile need not wait
+        new.kill()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+
+
+async def test_an_added_master_that_was_lost_before_we_knew_it_is_one(pool: Pool) -> None:
+    """What it had been given is gone, and is told again."""
+    async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[0]), ttl=60.0) as one:
+        await one.up()
+        key, other = islice(keys_in(7), 2)
+        await granted(one.store, seat(key, 9))
+        old, new = few.nodes
+        await meet(new, old)
+        await settle(few.nodes)
+        move = Move(key, old, new)
+        await move.open()
+        await move.carry()
+        await move.close()
+        new.kill()
+        await granted(one.store, seat(other, 9))  # which is moved
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await new.start()
+        await one.up()
+        await the_cluster_has(few, {key: 1, other: 1})
+
+
+async def is_known(one: Instance, *claims: Claim) -> bool:
+    """The same while there may be no connection to a master yet."""
+    with suppress(StoreDown):
+        return isinstance(await by_the_store(one, *claims), Grant)
+    return False
+
+
+async def test_a_gap_in_the_slots_is_an_outage_that_ends(pool: Pool) -> None:
+    async with masters(pool, SLOTS) as few, instance(addresses(few.nodes[0])) as one:
+        await one.up()
+        node, holder = few.nodes[0], one.holder
+        await granted(one.store, seat("k", 9))
+        await node.ask("CLUSTER", "DELSLOTS", 0)
+        await granted(one.store, seat("k", 9))
+        await until(lambda: one.store._shared._link.reason == "some slots have no master", PATIENCE)
+        assert one.store.state is StoreState.DOWN
+        await node.ask("CLUSTER", "ADDSLOTS", 0)
+        await one.up()
+        await the_cluster_has(few, {"k": 2})
+        assert one.holder != holder  # everything was told again: the slot may have come back empty
+
+
+async def test_a_node_that_knows_no_slots_is_not_believed(pool: Pool) -> None:
+    async with masters(pool, SLOTS, 0) as few, instance(addresses(few.nodes[1], few.nodes[0])) as one:
+        assert one.reason != "some slots have no master"
+        await one.up()
+        await by_the_store(one, seat())
+
+
+async def test_a_node_that_knows_some_slots_is_believed_if_nobody_knows_more(pool: Pool) -> None:
+    async with masters(pool, 100) as some, masters(pool, 9000) as most, masters(pool, 99) as few:
+        nodes = [*some.nodes, *most.nodes, *few.nodes]
+        async with instance(addresses(*nodes)) as one:
+            assert one.reason == "some slots have no master"
+            assert one.store._shared._link._nodes.keys() == {Endpoint(HOST, nodes[1].port)}
+            await nodes[1].ask("CLUSTER", "ADDSLOTSRANGE", 9000, SLOTS - 1)
+            await one.up()
+
+
+async def test_a_master_that_is_cut_off_from_the_others_and_its_map_are_not_believed_for_ever(pool: Pool) -> None:
+    async with (
+        masters(pool, SLOTS - 1, 1) as isolated,
+        masters(pool, SLOTS) as well,
+        instance(addresses(isolated.nodes[0], well.nodes[0])) as one,
+    ):
+        await one.up()
+        await isolated.nodes[0].ask("CONFIG", "SET", "cluster-node-timeout", SHORT)
+        isolated.nodes[1].freeze()  # nobody asks it for anything: for us it is there
+        await until(lambda: one.store._shared._link._nodes.keys() == {Endpoint(HOST, well.nodes[0].port)}, PATIENCE)
+        await one.up()
+        await by_the_store(one, seat())
+        assert "a Cluster: The cluster is down" in one.heard.reasons
+
+
+async def test_a_map_with_a_master_that_is_gone_is_not_believed_for_ever(pool: Pool) -> None:
+    async with masters(pool, SLOTS - 1, 1) as old, masters(pool, SLOTS) as new:
+        old.nodes[1].kill()
+        async with instance(addresses(old.nodes[0], new.nodes[0])) as one:
+            assert one.reason is not None
+            await one.up()
+            await by_the_store(one, seat())
+
+
+async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(pool: Pool) -> None:
+    async with masters(pool, 8_000, SLOTS - 8_000) as few, instance(address_of_one(few.nodes[0])) as one:
         for i in range(20):
             await granted(one.store, seat(f"k{i}"), member("ann", f"room {i}"))
         for i in range(20):
@@ -148,14 +427,118 @@ async def test_a_node_that_is_taken_for_a_single_server_is_not_believed(six: Clu
         assert "Cluster" in one.store._shared.keeper.reason
 
 
-def test_slots_are_read_and_a_node_without_an_address_is_where_we_asked() -> None:
-    nodes = read_slots([[0, 5460, [b"10.0.0.1", 7000, b"id"]], [5461, 16383, [b"", 7001, b"id"], [b"10.0.0.3", 7002, b"id"]]], "seed")
-    assert len(nodes) == SLOTS
-    assert nodes[5460] == Endpoint("10.0.0.1", 7000)
-    assert nodes[5461] == Endpoint("seed", 7001)
+async def test_whoever_expects_no_cluster_takes_a_redirection_for_an_error(pool: Pool) -> None:
+    async with masters(pool, SLOTS - 1, 1) as few, linked(address_of_one(few.nodes[0])) as link:
+        await until(lambda: link.is_usable, PATIENCE)
+        with pytest.raises(CommandError, match="a Cluster: "):
+            await link.call((b"GET", next(keys_in(SLOTS - 1)).encode()))
 
 
-@pytest.mark.parametrize("reply", [b"OK", [[0, 16384, [b"h", 1, b"id"]]], [[5, 4, [b"h", 1, b"id"]]]])
-def test_what_are_no_slots_is_refused(reply: object) -> None:
-    with pytest.raises(ValueError, match=r"slots|SLOTS"):
-        read_slots(reply, "seed")
+async def test_what_a_lost_master_had_is_told_to_the_one_who_has_its_slots_now(pool: Pool) -> None:
+    """It was given them by hand, without the data. With heartbeats so far apart nobody doubts that he is listed."""
+    async with masters(pool, SLOTS - 1, 1) as few, instance(addresses(*few.nodes), ttl=60.0) as one:
+        await one.up()
+        left, lost = few.nodes
+        key = next(keys_in(SLOTS - 1))
+        await by_the_store(one, seat(key, 9))
+        lost.kill()
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await left.ask("CLUSTER", "SETSLOT", SLOTS - 1, "NODE", await left.ask("CLUSTER", "MYID"))
+        await one.up()
+        await the_cluster_has(few, {key: 1})
+
+
+async def test_a_redirection_ends_an_outage_too(pool: Pool) -> None:
+    async with masters(pool, SLOTS - 1, 1) as few, linked(addresses(*few.nodes), deadline=0.6) as link:
+        moved = next(keys_in(SLOTS - 1)).encode()
+        link.moved = lambda: None
+        await until(lambda: link.is_usable, PATIENCE)
+        told: list[object] = []
+        link.up = told.append
+        link.down = told.append
+        few.nodes[0].freeze()
+        silent = []
+        for _ in range(3):
+            silent.append(link.call((b"GET", b"key")))
+            await asyncio.sleep(0.01)  # in one turn they were one failure
+        await asyncio.sleep(0.3)
+        elsewhere = link.call((b"GET", moved))
+        await asyncio.wait(silent)
+        assert not link.is_usable
+        few.nodes[0].thaw()
+        with pytest.raises(StoreDown):  # moved, in time; or on a busy machine the connection is new
+            await elsewhere
+        await until(lambda: link.is_usable, PATIENCE)
+        assert told[-1] in (True, False)
+
+
+@asynccontextmanager
+async def both_of(few: Cluster) -> AsyncIterator[Two]:
+    """Two instances that doubt nothing because of a heartbeat that is missing."""
+    where = addresses(*few.nodes)
+    async with instance(where, ttl=20.0) as one, instance(where, ttl=20.0) as other:
+        yield one, other
+
+
+async def has_redirected(node: RedisServer) -> bool:
+    return "errorstat_ASK" in await node.info("errorstats")
+
+
+class Crowd:
+    """Comes to one instance, by all of these keys, and goes again. `held`: keys and seats of those who are there. `alone`: how often the
+    instance had to decide alone."""
+
+    def __init__(self, one: Instance, keys: Sequence[str]) -> None:
+        self._one = one
+        self._keys = keys
+        self.held: list[tuple[str, Grant]] = []
+        self.alone = 0
+
+    async def come_and_go(self) -> None:
+        """Raises StoreDown if anything but a slot that moves is in the way."""
+        for key in cycle(self._keys):
+            claims = (seat("crowd", 999), seat(key, 999))
+            try:
+                answer = await by_the_store(self._one, *claims)
+            except SlotMoved:
+                self.alone += 1
+                answer = await ask(self._one.store, *claims)
+            assert isinstance(answer, Grant)
+            self.held.append((key, answer))
+            if len(self.held) > 20:
+                self._one.store.release(self.held.pop(random.randrange(20))[1])
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.long  # some seconds
+async def test_slots_that_move_under_load_take_nothing_else_with_them(pool: Pool) -> None:
+    """One after the other, some to and fro, while two instances fill and empty the keys in them; and the listing of the instances."""
+    moving = [f"k{number}" for number in range(6)]
+    async with masters(pool, 5_000, 6_000, 5_384) as few, both_of(few) as (one, other):
+        crowds = [Crowd(each, moving) for each in (one, other)]
+        for each in (one, other):
+            await each.up()
+        before = [(list(each.heard.states), each.holder) for each in (one, other)]
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(crowd.come_and_go()) for crowd in crowds]
+            for key in (*moving, *moving[:3]):
+                source = await few.owner(key)
+                move = Move(key, source, few.nodes[few.nodes.index(source) - 1])
+                await move.open()
+                await move.carry()
+                for crowd in crowds:
+                    alone = crowd.alone
+                    await until(lambda crowd=crowd, alone=alone: crowd.alone > alone, PATIENCE)  # type: ignore[misc]  # of this turn
+                await move.close()
+            source = await few.owner("test:h")
+            move = Move("test:h", source, few.nodes[few.nodes.index(source) - 1])
+            await move.open()
+            await move.carry()
+            await source.ask("CONFIG", "RESETSTAT")
+            await eventually(lambda: has_redirected(source))  # a heartbeat
+            await move.close()
+            for task in running:
+                task.cancel()
+        there = Counter(key for crowd in crowds for key, _ in crowd.held)
+        await the_cluster_has(few, {**there, "crowd": there.total()})
+        assert [(each.heard.states, each.holder) for each in (one, other)] == before

@@ -6,7 +6,7 @@ import asyncio
 
 from proxy.ledger.fallback_store import StoreOptions, open_store
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
-from proxy.ledger.links.link import CommandError
+from proxy.ledger.links.link import CommandError, SlotMoved
 from tests.ledger.instances import PATIENCE, Heard, address_of, instance
 from tests.ledger.store_contract import granted, seat
 from tests.support.redis_servers import redis_server
@@ -32,3 +32,7 @@ async def test_an_instance_has_two_connections_however_many_ask() -> None:
         await asyncio.gather(*(granted(store.store, seat("all", 400)) for store in (one, other) for _ in range(200)))
         clients = (await server.info("clients"))["connected_clients"]
         assert clients == 2 * 2 + 1  # and the one who asks
+
+
+def test_what_a_slot_that_moves_was_asked_for_is_not_done() -> None:
+    assert SlotMoved("ASK").outcome_known

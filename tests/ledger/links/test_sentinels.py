@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from proxy.ledger.links import sentinels as sentinels_of_a_link
 from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.links.sentinels import Sentinels
 from proxy.ledger.store import StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, instance, the_server_has
 from tests.ledger.store_contract import denied, granted, member, seat
-from tests.support.redis_servers import HOST, SERVICE, free_port, redis_server, sentinels
+from tests.support.redis_servers import HOST, SERVICE, RedisServer, free_port, redis_server, sentinels
 from tests.support.waiting import until
 
 
@@ -48,9 +49,50 @@ async def test_a_sentinel_that_is_away_does_not_matter() -> None:
         search = Sentinels(watched_by(frozen.port, free_port(), *(one.port for one in living)))
         assert await search.locate() == Endpoint(HOST, master.port)
         began = time.monotonic()
-        assert await search.locate() == Endpoint(HOST, master.port)  # whoever answered is asked first now
+        assert await search.locate() == Endpoint(HOST, master.port)  # nobody else's word could change it
         assert time.monotonic() - began < 0.25
-        frozen.thaw()
+
+
+async def test_one_that_is_wrong_is_not_believed_while_most_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was started anew with its first configuration, and finds nobody there who could tell it better."""
+    monkeypatch.setattr(sentinels_of_a_link, "SENTINEL_TIMEOUT", PATIENCE)
+    async with sentinels() as trio:
+        master = Endpoint(HOST, (await trio.master()).port)
+        wrong, *right = trio.watchers
+        await mislead(wrong, free_port())
+        for one in right:
+            one.freeze()
+        asking = asyncio.create_task(Sentinels(watched_by(*(one.port for one in trio.watchers))).locate())
+        await asyncio.wait({asking}, timeout=0.3)
+        assert not asking.done()
+        for one in right:
+            one.thaw()
+        assert await asking == master
+        async with instance(watched_by(*(one.port for one in trio.watchers))) as gate:
+            await gate.up()
+
+
+async def test_where_two_disagree_both_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them says that the replica is the master."""
+    monkeypatch.setattr(sentinels_of_a_link, "SENTINEL_TIMEOUT", PATIENCE)
+    async with sentinels() as trio:
+        nodes = [Endpoint(HOST, node.port) for node in trio.nodes]
+        first, second, away = trio.watchers
+        away.kill()
+        await mislead(first, (await trio.replica()).port)
+        search = Sentinels(watched_by(first.port, second.port, away.port))
+        found = [await search.locate() for _ in range(4)]
+        assert sorted(found[:2], key=str) == sorted(nodes, key=str)
+        assert found[2:] == found[:2]
+        for watchers in ((first, second), (second, first)):
+            async with instance(watched_by(*(one.port for one in watchers))) as gate:
+                await gate.up()
+
+
+async def mislead(watcher: RedisServer, port: int) -> None:
+    """From now on it says that the master is there."""
+    await watcher.ask("SENTINEL", "REMOVE", SERVICE)
+    await watcher.ask("SENTINEL", "MONITOR", SERVICE, HOST, port, 2)
 
 
 async def test_an_unknown_service_is_said() -> None:

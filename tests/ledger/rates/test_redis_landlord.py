@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from proxy.ledger.links.link import CommandError
+from proxy.ledger.links.link import CommandError, SlotMoved
 from proxy.ledger.rates import redis_landlord
 from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
@@ -58,7 +58,7 @@ class TestAnswers:
         assert gate.link.commands == 2
         assert bucket.mode is Mode.ALONE
 
-    @pytest.mark.parametrize("reply", [b"nonsense", b"L 1", CommandError("OOM"), b"C"])
+    @pytest.mark.parametrize("reply", [b"nonsense", b"L 1", CommandError("OOM"), SlotMoved("ASK 1 host:1"), b"C"])
     async def test_with_an_answer_that_is_none_it_goes_on_alone(self, reply: bytes | Exception) -> None:
         gate = Asking()
         bucket = gate.bucket()
