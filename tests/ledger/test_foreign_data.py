@@ -73,7 +73,7 @@ async def test_numbers_of_another_program_beside_ours_are_left_alone_by_the_slow
     await granted(one.store, seat(limit=9))
     await server.ask("HSET", "test:n:{seats}", "visits", "7")
     claim = seat(limit=9)
-    one.store._shared.keeper.look_at(claim)
+    one.store._shared.keeper.undertaker.look_at(claim)
     await until(lambda: one.heard.conflicts == [claim.rule], PATIENCE)
     await asyncio.sleep(2 * TTL)
     assert await server.ask("HGET", "test:n:{seats}", "visits") == "7"
@@ -85,7 +85,7 @@ async def test_thousands_of_fields_are_a_conflict_and_no_outage(one: Instance, s
     await server.ask("HSET", "test:n:{seats}", *fields)
     assert await denied(one.store, seat(limit=3)) == Denial(0, None, ())
     assert one.heard.conflicts == ["rule-seats"]
-    one.store._shared.keeper.look_at(seat(limit=3))
+    one.store._shared.keeper.undertaker.look_at(seat(limit=3))
     await until(lambda: len(one.heard.conflicts) == 2, PATIENCE)
     assert one.heard.states == [StoreState.UP]
     assert await server.ask("HLEN", "test:n:{seats}") == 9_000
@@ -150,7 +150,7 @@ async def test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage(
     await granted(one.store, seat())
     await server.ask("DEL", "test:n:{seats}")
     await server.ask(*command)
-    one.store._shared.keeper.look_at(seat())
+    one.store._shared.keeper.undertaker.look_at(seat())
     await until(lambda: one.heard.conflicts == ["rule-seats"], PATIENCE)
     heartbeat = one.store._shared.keeper.holders.heard_at
     await until(lambda: one.store._shared.keeper.holders.heard_at > heartbeat, PATIENCE)

@@ -13,6 +13,7 @@ HOLDERS = "proxy/ledger/seats/holders.py"
 OWN_SEATS = "proxy/ledger/seats/own_seats.py"
 TELLER = "proxy/ledger/seats/teller.py"
 KEEPER = "proxy/ledger/seats/keeper.py"
+UNDERTAKER = "proxy/ledger/seats/undertaker.py"
 LEVELS = "proxy/ledger/seats/levels.py"
 SHARED_PENALTIES = "proxy/ledger/seats/shared_penalties.py"
 SCOPED = "proxy/ledger/scoped_store.py"
@@ -218,7 +219,7 @@ SHARED = (
         BURY,
         "if counter and counter ~= ARGV[2] then return 0 end",
         "",
-        ("tests/ledger/seats/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",),
+        ("tests/ledger/seats/test_undertaker.py::test_whoever_moved_meanwhile_is_not_buried",),
     ),
     Mutant(
         "beat_lists_itself_again",
@@ -433,7 +434,7 @@ SHARED = (
     ),
     Mutant(
         "a_look_at_another_type_is_an_outage",
-        KEEPER,
+        UNDERTAKER,
         "                if not error.wrong_type:\n                    raise\n",
         "                raise\n",
         (f"{_FOREIGN}::test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage",),

@@ -21,15 +21,15 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
-from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
+from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_joined, read_listing
 from proxy.ledger.seats.holders import Holders, has_settled
 from proxy.ledger.seats.own_seats import OwnSeats, Seat
 from proxy.ledger.seats.teller import MAX_FORMER, Teller
+from proxy.ledger.seats.undertaker import Undertaker
 from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
 JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
-MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
 REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
@@ -46,8 +46,6 @@ class Keeper:
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
         self._telling_time = self._interval * (1 + 2 * JITTER)
-        self._looks: dict[bytes, SeatClaim] = {}
-        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
         self._refreshing: list[Seat] = []
         self._refresh_rate = 0.0  # seats per heartbeat
         self._refresh_due = 0.0  # seats
@@ -57,6 +55,7 @@ class Keeper:
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
+        self.undertaker = Undertaker(self.do, keys, self.holders, events)
         self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
@@ -280,7 +279,7 @@ class Keeper:
             try:
                 self.teller.now()
                 await self._beat(own)
-                await self._look()
+                await self.undertaker.look()
             except StoreDown:
                 if not self._link.is_usable:
                     raise
@@ -289,9 +288,7 @@ class Keeper:
     async def _beat(self, own: bytes) -> None:
         asked_at = time.monotonic()
         counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
-        for death in self.holders.heard(counters, asked_at):
-            if await self.do(self._keys.bury(death.holder, death.counter)) == 1:
-                self.holders.buried(death.holder)
+        await self.undertaker.bury(self.holders.heard(counters, asked_at))
 
     def _judged(self, read: Callable[[object], Read], reply: object) -> Read:
         try:
@@ -311,53 +308,4 @@ class Keeper:
             seat = self._refreshing.pop()
             if seat.held:
                 self._own.mark(seat)
-                self.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
-
-    # --- the dead
-
-    def look_at(self, claim: SeatClaim) -> None:
-        """With the next heartbeat, free what dead holders have of this key."""
-        if len(self._looks) < MAX_LOOKS:
-            self._looks[claim.key] = claim
-
-    async def _look(self) -> None:
-        while self._looks:
-            _, claim = self._looks.popitem()
-            try:
-                holders = read_holders(await self.do(self._keys.holders_of(claim.key)))
-            except CommandError as error:
-                if not error.wrong_type:
-                    raise
-                self._events.conflict(claim.rule)
-            except ValueError:
-                self._events.conflict(claim.rule)
-            else:
-                await self.reap(claim, self.holders.dead_among(holders, time.monotonic()))
-
-    async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
-        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
-
-        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
-        """
-        await asyncio.gather(*(self._reap_once(claim, holder) for holder in dead))
-
-    async def _reap_once(self, claim: SeatClaim, holder: bytes) -> None:
-        lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
-        first = not lock.locked()
-        try:
-            async with lock:
-                if first:
-                    await self._reap(claim, holder)
-        finally:
-            if first:
-                self._reaping.pop((claim.key, holder), None)
-
-    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
-        cursor = b"0"
-        while True:
-            reply = await self.do(self._keys.reap(claim, holder, cursor))
-            if reply == b"C":
-                self._events.conflict(claim.rule)
-            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
-                return
-            cursor = reply
+                self.undertaker.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))

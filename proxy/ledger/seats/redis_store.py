@@ -179,7 +179,7 @@ class RedisStore:
         for index in answer.over:
             shadow = asked.ask[index]
             if isinstance(shadow, SeatClaim):
-                self.keeper.look_at(shadow)
+                self.keeper.undertaker.look_at(shadow)
         return Grant(tuple(claim for claim, _ in asked.tickets), answer.over)
 
     async def _refuse(self, asked: Asked, answer: Refused) -> Grant | Denial:
@@ -198,7 +198,7 @@ class RedisStore:
                 async with asyncio.timeout(self._left(asked)):
                     return await self._ask_without(seats, dead, asked)
             for one in seats:
-                self.keeper.look_at(one)  # it takes longer than anybody waits
+                self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
         self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
@@ -208,7 +208,7 @@ class RedisStore:
 
     async def _ask_without(self, seats: Sequence[SeatClaim], dead: list[bytes], asked: Asked) -> Grant | Denial:
         try:
-            await asyncio.gather(*(self.keeper.reap(seat, dead) for seat in seats))
+            await asyncio.gather(*(self.keeper.undertaker.reap(seat, dead) for seat in seats))
         except CommandError as error:
             raise StoreDown(str(error), outcome_known=True) from error
         return await self._once_more(asked)

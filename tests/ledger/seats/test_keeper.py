@@ -125,17 +125,6 @@ async def test_whatever_happens_the_server_comes_to_the_truth(kind: str, seed: i
         assert [len(crowd.one.store._own) for crowd in crowds] == [0] * INSTANCES
 
 
-async def test_whoever_moved_meanwhile_is_not_buried() -> None:
-    async with redis_server() as server, instance(address_of(server)) as one:
-        keeper = one.store._shared.keeper
-        other = b"0" * 16
-        await server.ask("HSET", "test:h", other, 8)
-        assert await keeper.do(keeper._keys.bury(other, 7)) == 0
-        assert await server.ask("HGET", "test:h", other) == "8"
-        assert await keeper.do(keeper._keys.bury(other, 8)) == 1
-        assert await server.ask("HEXISTS", "test:h", other) == 0
-
-
 async def test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew() -> None:
     async with redis_server() as server, instance(address_of(server)) as one:
         keeper = one.store._shared.keeper
