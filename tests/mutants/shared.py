@@ -29,6 +29,7 @@ SUBSCRIPTION = "proxy/ledger/links/subscription.py"
 _REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
 _BAD_DAYS = "tests/ledger/test_trouble.py"
+_KEEPER = "tests/ledger/seats/test_keeper.py"
 CONTRACT = (f"{_REDIS}::TestContract",)
 TOKENS = (f"{_REDIS}::TestTokens",)
 EXPIRY = (f"{_REDIS}::test_keys_of_seats_and_tokens_expire_if_nobody_speaks_of_them_again",)
@@ -651,6 +652,28 @@ SHARED = (
         "            self._denied(one_line(error))\n",
         "",
         ("tests/ledger/links/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
+    ),
+    # what takes long
+    Mutant(
+        "who_tells_everything_is_not_heard",
+        KEEPER,
+        "await self._beside_heartbeats(own, self._tell_everything(own))",
+        "await self._tell_everything(own)",
+        (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
+    ),
+    Mutant(
+        "ids_that_still_move_are_silent",
+        KEEPER,
+        "                await self.do(self._keys.beat(former))\n",
+        "                pass\n",
+        (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
+    ),
+    Mutant(
+        "ids_that_still_move_are_watched",
+        KEEPER,
+        "asked_at, self.teller.former)",
+        "asked_at)",
+        (f"{_KEEPER}::test_an_own_id_that_still_moves_is_not_watched",),
     ),
 )
 

@@ -16,8 +16,8 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
@@ -46,6 +46,7 @@ class Keeper:
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
         self._telling_time = self._interval * (1 + 2 * JITTER)
+        self._next_beat = 0.0
         self._refreshing: list[Seat] = []
         self._refresh_rate = 0.0  # seats per heartbeat
         self._refresh_due = 0.0  # seats
@@ -179,6 +180,9 @@ class Keeper:
             self.healed(self._is_flushed)
             if self._own.untold:
                 self._enter(StoreState.HEALING, "telling it what is held here")
+        await self._beside_heartbeats(own, self._tell_everything(own))
+
+    async def _tell_everything(self, own: bytes) -> None:
         await self.teller.everything(own)
         if self.holders.own != own:
             return  # a doubt meanwhile: what was told under this id must still move
@@ -199,7 +203,7 @@ class Keeper:
         """Get a new id. Notes whether the store has forgotten all whom we knew, and how long others are to be waited for."""
         own = secrets.token_hex(8).encode()
         known = {*self.teller.former, *self.holders.listed()}
-        asked_at = time.monotonic()
+        asked_at = self._beat_sent()
         joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
         self._note_loss(joined, known)
         former = self.teller.former = [*self._returned(joined), *self.teller.former][-MAX_FORMER:]  # what is told moves from there too
@@ -271,24 +275,63 @@ class Keeper:
     async def _live(self) -> None:
         """One heartbeat after the other, while all is well. Raises StoreDown, CommandError, Unlisted."""
         while self.state is StoreState.UP and not self._own.overflowed:
-            await self._sleep(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+            await self._sleep(self._until_beat())
             own = self.holders.own
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
             self._refresh()
-            try:
-                self.teller.now()
-                await self._beat(own)
+            await self._tick(own)
+            with self._lateness():
                 await self.undertaker.look()
-            except StoreDown:
-                if not self._link.is_usable:
-                    raise
-                # one answer that is late is no outage; there are several heartbeats to a ttl
+
+    async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None]) -> None:
+        """Go on being heard while this is done, however long it takes. A doubt ends it.
+
+        Raises what it raises, and StoreDown, CommandError, Unlisted.
+        """
+        working = asyncio.get_running_loop().create_task(work)
+        try:
+            while self.holders.own == own:
+                if (await asyncio.wait([working], timeout=self._until_beat()))[0]:
+                    return working.result()
+                if self.holders.is_overdue(time.monotonic()):
+                    self.doubt()
+                else:
+                    await self._tick(own)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _tick(self, own: bytes) -> None:
+        """A heartbeat, and one for each id whose seats still move, or others would free them. Raises StoreDown, CommandError, Unlisted."""
+        with self._lateness():
+            self.teller.now()
+            await self._beat(own)
+            for former in list(self.teller.former):
+                await self.do(self._keys.beat(former))
+
+    @contextmanager
+    def _lateness(self) -> Iterator[None]:
+        """One answer that is late is no outage; there are several heartbeats to a ttl."""
+        try:
+            yield
+        except StoreDown:
+            if not self._link.is_usable:
+                raise
 
     async def _beat(self, own: bytes) -> None:
-        asked_at = time.monotonic()
+        asked_at = self._beat_sent()
         counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
-        await self.undertaker.bury(self.holders.heard(counters, asked_at))
+        await self.undertaker.bury(self.holders.heard(counters, asked_at, self.teller.former))
+
+    def _beat_sent(self) -> float:
+        """Returns the time."""
+        now = time.monotonic()
+        self._next_beat = now + self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+        return now
+
+    def _until_beat(self) -> float:
+        return max(0.0, self._next_beat - time.monotonic())
 
     def _judged(self, read: Callable[[object], Read], reply: object) -> Read:
         try:

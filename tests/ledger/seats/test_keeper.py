@@ -14,7 +14,7 @@ import proxy.ledger.seats.keeper
 from proxy.ledger.scripts import LOSS_TTL, read_joined
 from proxy.ledger.store import Grant, StoreState
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
-from tests.ledger.store_contract import ask, granted, member, seat
+from tests.ledger.store_contract import ask, denied, granted, member, seat
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.redis_servers import RedisServer, redis_server
 from tests.support.waiting import eventually, until
@@ -182,6 +182,59 @@ async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_betw
         await one.up()
         await the_server_has(server, {"seats": 1, "room": 1})
         assert list(await server.ask("HGETALL", "test:n:{seats}")) == [(one.holder or b"").decode()]
+
+
+MANY = 2_600  # seats: over a way of 0.1 s each way and back some 2 s, longer than half a ttl
+
+
+async def test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once() -> None:
+    """Others look for the dead long before he is done: what he had under his id of before is his."""
+    async with (
+        redis_server() as server,
+        instance(address_of(server), ttl=1.5) as other,
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port)) as one,
+    ):
+        keeper, before = one.store._shared.keeper, one.holder
+        for i in range(MANY):
+            one.store._own.take_alone(seat(f"k{i}"))
+        one.store._own.take_alone(seat("last"))
+        one.store._shared.changed()
+        await the_server_has(server, {f"k{i}": 1 for i in range(MANY)} | {"last": 1})
+        link.delay = 0.05
+        keeper.doubt()
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        healing, began, told = one.holder, time.monotonic(), len(one.heard.states)
+        while one.store.state is StoreState.HEALING:
+            await denied(other.store, seat("last"))
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - began > TTL / 2
+        for _ in range(2):
+            heard = keeper.holders.heard_at
+            await until(lambda heard=heard: keeper.holders.heard_at > heard, PATIENCE)  # type: ignore[misc]  # defaults bind the loop's variables
+        assert one.holder == healing
+        assert one.heard.states[told:] == [StoreState.UP]
+        assert await server.ask("HLEN", "test:n:{last}") == 1
+        assert await server.ask("HKEYS", "test:h") == [name.decode() for name in (other.holder, one.holder) if name]
+
+
+async def test_who_waits_for_others_to_tell_is_heard_meanwhile() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper, before = one.store._shared.keeper, one.holder
+        keeper._telling_time = 1.5
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        await one.up()
+        assert int(await server.ask("HGET", "test:h", one.holder or b"")) > 1
+
+
+async def test_an_own_id_that_still_moves_is_not_watched() -> None:
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        keeper = one.store._shared.keeper
+        await server.ask("HSET", "test:h", "d" * 16, 1, "e" * 16, 1)
+        keeper.teller.former = [b"d" * 16]
+        await keeper._beat(one.holder or b"")
+        assert keeper.holders.listed() == {b"e" * 16}
 
 
 async def test_one_late_heartbeat_is_no_outage() -> None:
