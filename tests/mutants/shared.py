@@ -29,6 +29,7 @@ SUBSCRIPTION = "proxy/ledger/links/subscription.py"
 _REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
 _BAD_DAYS = "tests/ledger/test_trouble.py"
+_DEAD = "tests/ledger/seats/test_undertaker.py"
 _KEEPER = "tests/ledger/seats/test_keeper.py"
 CONTRACT = (f"{_REDIS}::TestContract",)
 TOKENS = (f"{_REDIS}::TestTokens",)
@@ -674,6 +675,41 @@ SHARED = (
         "asked_at, self.teller.former)",
         "asked_at)",
         (f"{_KEEPER}::test_an_own_id_that_still_moves_is_not_watched",),
+    ),
+    Mutant(
+        "looks_never_end",
+        UNDERTAKER,
+        "for _ in range(len(self._looks)):",
+        "while self._looks:",
+        (f"{_DEAD}::test_keys_that_come_while_it_looks_wait_for_the_next_heartbeat",),
+    ),
+    Mutant(
+        "looks_take_as_long_as_they_take",
+        UNDERTAKER,
+        " or time.monotonic() >= until:",
+        ":",
+        (f"{_DEAD}::test_it_looks_no_longer_than_it_may_and_forgets_nothing",),
+    ),
+    Mutant(
+        "looks_in_doubt",
+        UNDERTAKER,
+        "if self._holders.own != own or time",
+        "if time",
+        (f"{_DEAD}::test_a_doubt_ends_its_looks",),
+    ),
+    Mutant(
+        "a_long_look_silences_the_heartbeat",
+        KEEPER,
+        "await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))",
+        "await self.undertaker.look(self._interval / 2)",
+        (f"{_DEAD}::test_one_look_that_takes_long_leaves_the_heartbeat_alone",),
+    ),
+    Mutant(
+        "who_doubts_himself_is_dead",
+        UNDERTAKER,
+        " if holder not in moving]",
+        "]",
+        (f"{_DEAD}::test_a_refusal_that_comes_just_after_a_doubt_frees_nothing_that_is_held_here",),
     ),
 )
 

@@ -56,7 +56,7 @@ class Keeper:
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
-        self.undertaker = Undertaker(self.do, keys, self.holders, events)
+        self.undertaker = Undertaker(self.do, keys, self.holders, lambda: self.teller.former, events)
         self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
@@ -281,8 +281,9 @@ class Keeper:
                 return
             self._refresh()
             await self._tick(own)
-            with self._lateness():
-                await self.undertaker.look()
+            if self.undertaker.has_looks:
+                with self._lateness():
+                    await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))
 
     async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None]) -> None:
         """Go on being heard while this is done, however long it takes. A doubt ends it.

@@ -190,8 +190,7 @@ class RedisStore:
             if isinstance(claim, TokenClaim) and denial.retry_after is not None and claim.key not in asked.known:
                 self.levels.told(claim, 1.0 - denial.retry_after * claim.rate, asked.asked_at, asked.holder)
             return denial
-        now = time.monotonic()
-        dead = self.keeper.holders.dead_among(answer.holders, now)
+        dead = self.keeper.undertaker.dead_among(answer.holders)
         if dead and asked.repeats:
             seats = [one for one in asked.ask if isinstance(one, SeatClaim)]
             with suppress(TimeoutError):
@@ -201,7 +200,7 @@ class RedisStore:
                 self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
-        self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
+        self._full[claim.key] = (time.monotonic() + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
         if len(self._full) > MAX_FULL:
             self._full.popitem(last=False)
         return denial
