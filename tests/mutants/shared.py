@@ -437,15 +437,15 @@ SHARED = (
     Mutant(
         "a_look_at_another_type_is_an_outage",
         UNDERTAKER,
-        "                if not error.wrong_type:\n                    raise\n",
-        "                raise\n",
+        "            if isinstance(error, CommandError) and not error.wrong_type:\n                raise\n",
+        "            raise\n",
         (f"{_FOREIGN}::test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage",),
     ),
     Mutant(
         "a_look_believes_any_holder",
         SCRIPT_CALLS,
-        " or not all(map(_is_holder, reply)):",
-        ":",
+        "if not (all(map(_is_holder, holders)) and",
+        "if not (",
         (f"{_FOREIGN}::test_numbers_of_another_program_beside_ours_are_left_alone_by_the_slow_sweep",),
     ),
     Mutant(
@@ -710,6 +710,27 @@ SHARED = (
         " if holder not in moving]",
         "]",
         (f"{_DEAD}::test_a_refusal_that_comes_just_after_a_doubt_frees_nothing_that_is_held_here",),
+    ),
+    Mutant(
+        "nobody_looks_for_the_dead_where_they_are_too_many",
+        REDIS_STORE,
+        "            self.keeper.undertaker.look_beyond(claim)\n",
+        "            pass\n",
+        (f"{_FOREIGN}::test_thousands_who_died_one_after_the_other_keep_nobody_out_for_ever",),
+    ),
+    Mutant(
+        "a_look_believes_any_count",
+        SCRIPT_CALLS,
+        " and all(map(_is_number_of_seats, reply[1::2]))",
+        "",
+        (f"{_FOREIGN}::test_a_count_that_is_none_stays_under_a_name_that_may_be_a_dead_holders",),
+    ),
+    Mutant(
+        "what_is_not_ours_is_told_twice",
+        UNDERTAKER,
+        "            self._told.add(claim.key)\n",
+        "            pass\n",
+        (f"{_FOREIGN}::test_numbers_of_another_program_are_neither_counted_nor_reaped",),
     ),
 )
 

@@ -162,7 +162,10 @@ class RedisStore:
         self._cancel(asked)
         if isinstance(answer, Refused):
             return await self._refuse(asked, answer)
-        self._events.conflict(asked.ask[answer.index].rule)
+        claim = asked.ask[answer.index]
+        self._events.conflict(claim.rule)
+        if isinstance(claim, SeatClaim):
+            self.keeper.undertaker.look_beyond(claim)
         return Denial(answer.index, None, ())
 
     def _grant(self, asked: Asked, answer: Granted) -> Grant:

@@ -17,10 +17,11 @@ from proxy.ledger.seats.holders import Death, Holders
 from proxy.ledger.store import SeatClaim, StoreEvents
 
 MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
+REAPED_AT_ONCE: Final = 64  # dead holders of one key: as many scripts, some 2 ms of the loop
 
 
 class Undertaker:
-    """`do` sends a command, and raises StoreDown or CommandError. `moving`: own ids of before, whose seats are ours until they have moved."""
+    """`do` sends a command, and raises StoreDown or CommandError. `moving`: own ids of before, whose seats are still ours."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Undertaker:
         self._moving = moving
         self._events = events
         self._looks: dict[bytes, SeatClaim] = {}
+        self._told: set[bytes] = set()  # keys of those of which it was told that they hold what is not ours
         self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
 
     async def bury(self, deaths: Iterable[Death]) -> None:
@@ -58,6 +60,12 @@ class Undertaker:
         if len(self._looks) < MAX_LOOKS:
             self._looks[claim.key] = claim
 
+    def look_beyond(self, claim: SeatClaim) -> None:
+        """The same for a key that was refused as not ours, which was told: those of it may be ours who died, and too many to be counted."""
+        self.look_at(claim)
+        if claim.key in self._looks:
+            self._told.add(claim.key)
+
     async def look(self, seconds: float) -> None:
         """At the keys that are to be looked at now, one by one, for about so long. Raises StoreDown, CommandError.
 
@@ -70,16 +78,19 @@ class Undertaker:
                 return
 
     async def _look(self, claim: SeatClaim) -> None:
+        is_told = claim.key in self._told
+        self._told.discard(claim.key)
         try:
             holders = read_holders(await self._do(self._keys.holders_of(claim.key)))
-        except CommandError as error:
-            if not error.wrong_type:
+        except (CommandError, ValueError) as error:
+            if isinstance(error, CommandError) and not error.wrong_type:
                 raise
-            self._events.conflict(claim.rule)
-        except ValueError:
-            self._events.conflict(claim.rule)
-        else:
-            await self.reap(claim, self.dead_among(holders))
+            if not is_told:
+                self._events.conflict(claim.rule)
+            return
+        dead = self.dead_among(holders)
+        for start in range(0, len(dead), REAPED_AT_ONCE):
+            await self.reap(claim, dead[start : start + REAPED_AT_ONCE])
 
     async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
         """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.

@@ -35,7 +35,7 @@ class Asked:
         return self.answer(command)
 
     def answer(self, command: Command) -> object:
-        return [ME] if command[0] == b"HKEYS" else b"0"
+        return [ME, b"1"] if command[0] == b"HGETALL" else b"0"
 
 
 async def test_whoever_moved_meanwhile_is_not_buried() -> None:
