@@ -732,6 +732,34 @@ SHARED = (
         "            pass\n",
         (f"{_FOREIGN}::test_numbers_of_another_program_are_neither_counted_nor_reaped",),
     ),
+    Mutant(
+        "nothing_is_refreshed_while_the_store_does_not_decide",
+        KEEPER,
+        "            self._catch_up()\n",
+        "            pass\n",
+        (f"{_KEEPER}::test_who_may_not_decide_for_long_goes_on_telling_what_is_held",),
+    ),
+    Mutant(
+        "what_nobody_is_told_of_grows",
+        SHARED_PENALTIES,
+        "if len(self._untold) > 2 * len(self._known) + TOLD_AT_ONCE:",
+        "if False:",
+        ("tests/ledger/seats/test_shared_penalties.py::test_what_nobody_is_told_of_is_bounded_by_what_still_lasts",),
+    ),
+    Mutant(
+        "refusals_from_before_a_release_are_repeated",
+        REDIS_STORE,
+        "            self._given_back[claim.key] = now\n",
+        "            pass\n",
+        (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
+    ),
+    Mutant(
+        "releases_are_forgotten",
+        REDIS_STORE,
+        "            self._given_back_since = now\n",
+        "            pass\n",
+        (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
+    ),
 )
 
 RATES = (

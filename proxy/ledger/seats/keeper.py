@@ -31,6 +31,7 @@ from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
 JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
 REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
+MAX_REST: Final = 3600.0  # seconds that the sweep may rest while the store does not decide, before all is told again
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
 Read = TypeVar("Read")
@@ -50,6 +51,8 @@ class Keeper:
         self._refreshing: list[Seat] = []
         self._refresh_rate = 0.0  # seats per heartbeat
         self._refresh_due = 0.0  # seats
+        self._refreshed_at = time.monotonic()
+        self._rested = 0.0  # seconds
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
@@ -176,6 +179,7 @@ class Keeper:
             self._own.mark_all()
         else:
             await self._beat(own)
+            self._catch_up()
         if not self._is_refused:
             self.healed(self._is_flushed)
             if self._own.untold:
@@ -343,6 +347,7 @@ class Keeper:
 
     def _refresh(self) -> None:
         """A share of the own seats is told again, and their keys are looked at."""
+        self._refreshed_at = time.monotonic()
         if not self._refreshing:
             self._refreshing = list(self._own)
             self._refresh_rate = len(self._refreshing) * self._interval / REFRESH
@@ -353,3 +358,12 @@ class Keeper:
             if seat.held:
                 self._own.mark(seat)
                 self.undertaker.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
+
+    def _catch_up(self) -> None:
+        """Nothing is refreshed while the store does not decide, and without memory that may last: tell everything again now and then."""
+        now = time.monotonic()
+        self._rested += now - self._refreshed_at
+        self._refreshed_at = now
+        if self._rested > MAX_REST:
+            self._rested = 0.0
+            self._own.mark_all()

@@ -264,6 +264,27 @@ async def test_a_stand_still_of_the_instance_itself_is_a_doubt() -> None:
         await the_server_has(server, {"seats": 1, "other": 1})
 
 
+async def test_who_may_not_decide_for_long_goes_on_telling_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.ledger.seats.keeper, "MAX_REST", 0.5)
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        await granted(one.store, seat(limit=9), member("ann", limit=9))
+        before = one.holder
+        await server.ask("CONFIG", "SET", "maxmemory", "1")
+        await granted(one.store, seat(limit=9))
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await the_server_has(server, {"seats": 2, "room": 1})
+        for _ in range(2):
+            for key in ("test:n:{seats}", "test:n:{room}", "test:m:{room}"):
+                await server.ask("EXPIRE", key, 100)
+
+            async def is_told_again() -> bool:
+                return all([await server.ask("TTL", key) > 1000 for key in ("test:n:{seats}", "test:n:{room}", "test:m:{room}")])
+
+            await eventually(is_told_again)
+        assert one.holder == before
+        assert one.store.state is StoreState.DOWN
+
+
 async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy.ledger.seats.keeper, "REFRESH", 1.0)
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
