@@ -26,7 +26,7 @@ from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, 
 
 FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking again
 REPEATS: Final = 4  # of one question: a script was missing, dead holders were in the way of one claim and then of another
-MAX_FULL: Final = 10_000  # refusals that are remembered
+MAX_FULL: Final = 10_000  # refusals that are remembered, and keys of which seats were given back
 
 _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 """(indexes of the claims that one server was asked for, its answer)"""
@@ -58,6 +58,8 @@ class RedisStore:
         self._own = own
         self._events = events
         self._full: OrderedDict[bytes, tuple[float, tuple[Claim, ...], Denial]] = OrderedDict()
+        self._given_back: dict[bytes, float] = {}  # key -> when last, since ...
+        self._given_back_since = 0.0
         self.keeper = Keeper(link, keys, own, ttl, events)
         self.levels = Levels()
         self.penalties = SharedPenalties(link, keys, events)
@@ -203,6 +205,8 @@ class RedisStore:
                 self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
+        if asked.began <= max(self._given_back.get(claim.key, 0.0), self._given_back_since):
+            return denial  # there is room by now
         self._full[claim.key] = (time.monotonic() + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
         if len(self._full) > MAX_FULL:
             self._full.popitem(last=False)
@@ -240,9 +244,14 @@ class RedisStore:
     def release(self, grant: Grant) -> None:
         """As the contract says."""
         seats, grant.seats = grant.seats, ()
+        now = time.monotonic()
         for claim in seats:
             self._own.leave(claim)
             self._full.pop(claim.key, None)
+            self._given_back[claim.key] = now
+        if len(self._given_back) > MAX_FULL:
+            self._given_back.clear()
+            self._given_back_since = now
         self._teller.soon()
 
     def sweep(self, now: float) -> None:
