@@ -14,6 +14,7 @@ OWN_SEATS = "proxy/ledger/seats/own_seats.py"
 TELLER = "proxy/ledger/seats/teller.py"
 KEEPER = "proxy/ledger/seats/keeper.py"
 UNDERTAKER = "proxy/ledger/seats/undertaker.py"
+SLOW_SWEEP = "proxy/ledger/seats/slow_sweep.py"
 LEVELS = "proxy/ledger/seats/levels.py"
 SHARED_PENALTIES = "proxy/ledger/seats/shared_penalties.py"
 SCOPED = "proxy/ledger/scoped_store.py"
@@ -51,6 +52,7 @@ LATE_PENALTIES = (
     "tests/ledger/test_fallback_store.py::test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back",
 )
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
+SWEEPS = ("tests/ledger/seats/test_slow_sweep.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
 
 RENT = "proxy/ledger/lua/rent.lua"
@@ -735,7 +737,7 @@ SHARED = (
     Mutant(
         "nothing_is_refreshed_while_the_store_does_not_decide",
         KEEPER,
-        "            self._catch_up()\n",
+        "            self._sweep.rest(time.monotonic())\n",
         "            pass\n",
         (f"{_KEEPER}::test_who_may_not_decide_for_long_goes_on_telling_what_is_held",),
     ),
@@ -760,6 +762,12 @@ SHARED = (
         "            pass\n",
         (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
     ),
+    Mutant("the_sweep_tells_all_at_once", SLOW_SWEEP, "self._interval / REFRESH", "1.0", SWEEPS),
+    Mutant("the_sweep_tells_those_who_have_left", SLOW_SWEEP, "if seat.held:", "if True:", SWEEPS),
+    Mutant("the_sweep_never_begins_again", SLOW_SWEEP, "if not self._seats:", "if not self._rate:", SWEEPS),
+    Mutant("what_was_swept_has_rested", SLOW_SWEEP, "        self._last = now\n        if not", "        if not", SWEEPS),
+    Mutant("rests_are_forgotten", SLOW_SWEEP, "self._rested += now", "self._rested = now", SWEEPS),
+    Mutant("one_rest_counts_for_ever", SLOW_SWEEP, "            self._rested = 0.0\n", "", SWEEPS),
 )
 
 RATES = (

@@ -4,7 +4,7 @@ After every doubt (a new connection, a flush, an own standstill) it joins under 
 store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush, or where the data
 is of the past, the other instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for
 the mark of one, and who listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other;
-with each goes a little of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
+with each goes a little of the slow sweep, and of looking for the dead. Whatever takes long is done beside them.
 
 What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
 takes writes.
@@ -23,15 +23,14 @@ from typing import Final, TypeVar
 from proxy.ledger.links.link import CommandError, Link
 from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_joined, read_listing
 from proxy.ledger.seats.holders import Holders, has_settled
-from proxy.ledger.seats.own_seats import OwnSeats, Seat
+from proxy.ledger.seats.own_seats import OwnSeats
+from proxy.ledger.seats.slow_sweep import SlowSweep
 from proxy.ledger.seats.teller import MAX_FORMER, Teller
 from proxy.ledger.seats.undertaker import Undertaker
-from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
+from proxy.ledger.store import StoreDown, StoreEvents, StoreState
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
 JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
-REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
-MAX_REST: Final = 3600.0  # seconds that the sweep may rest while the store does not decide, before all is told again
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
 Read = TypeVar("Read")
@@ -48,11 +47,7 @@ class Keeper:
         self._interval = min(HEARTBEAT, ttl / 5)
         self._telling_time = self._interval * (1 + 2 * JITTER)
         self._next_beat = 0.0
-        self._refreshing: list[Seat] = []
-        self._refresh_rate = 0.0  # seats per heartbeat
-        self._refresh_due = 0.0  # seats
-        self._refreshed_at = time.monotonic()
-        self._rested = 0.0  # seconds
+        self._sweep = SlowSweep(own, self._interval, time.monotonic())
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
@@ -179,7 +174,7 @@ class Keeper:
             self._own.mark_all()
         else:
             await self._beat(own)
-            self._catch_up()
+            self._sweep.rest(time.monotonic())
         if not self._is_refused:
             self.healed(self._is_flushed)
             if self._own.untold:
@@ -283,7 +278,8 @@ class Keeper:
             own = self.holders.own
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
-            self._refresh()
+            for claim in self._sweep.sweep(time.monotonic()):
+                self.undertaker.look_at(claim)
             await self._tick(own)
             if self.undertaker.has_looks:
                 with self._lateness():
@@ -344,26 +340,3 @@ class Keeper:
         except ValueError as error:
             self._events.conflict("")
             raise CommandError("its listing of holders is not ours") from error
-
-    def _refresh(self) -> None:
-        """A share of the own seats is told again, and their keys are looked at."""
-        self._refreshed_at = time.monotonic()
-        if not self._refreshing:
-            self._refreshing = list(self._own)
-            self._refresh_rate = len(self._refreshing) * self._interval / REFRESH
-        self._refresh_due = min(self._refresh_due + self._refresh_rate, len(self._refreshing))
-        while self._refresh_due >= 1:
-            self._refresh_due -= 1
-            seat = self._refreshing.pop()
-            if seat.held:
-                self._own.mark(seat)
-                self.undertaker.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
-
-    def _catch_up(self) -> None:
-        """Nothing is refreshed while the store does not decide, and without memory that may last: tell everything again now and then."""
-        now = time.monotonic()
-        self._rested += now - self._refreshed_at
-        self._refreshed_at = now
-        if self._rested > MAX_REST:
-            self._rested = 0.0
-            self._own.mark_all()

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-import proxy.ledger.seats.keeper
+import proxy.ledger.seats.slow_sweep
 from proxy.ledger.scripts import LOSS_TTL, read_joined
 from proxy.ledger.store import Grant, StoreState
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
@@ -265,7 +265,7 @@ async def test_a_stand_still_of_the_instance_itself_is_a_doubt() -> None:
 
 
 async def test_who_may_not_decide_for_long_goes_on_telling_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy.ledger.seats.keeper, "MAX_REST", 0.5)
+    monkeypatch.setattr(proxy.ledger.seats.slow_sweep, "MAX_REST", 0.5)
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
         await granted(one.store, seat(limit=9), member("ann", limit=9))
         before = one.holder
@@ -286,7 +286,7 @@ async def test_who_may_not_decide_for_long_goes_on_telling_what_is_held(monkeypa
 
 
 async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy.ledger.seats.keeper, "REFRESH", 1.0)
+    monkeypatch.setattr(proxy.ledger.seats.slow_sweep, "REFRESH", 1.0)
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
         await granted(one.store, seat(limit=9), member("ann", limit=9))
         await server.ask("PERSIST", "test:n:{seats}")
