@@ -671,8 +671,8 @@ SHARED = (
     Mutant(
         "ids_that_still_move_are_silent",
         KEEPER,
-        "                await self.do(self._keys.beat(former))\n",
-        "                pass\n",
+        "            await self.do(self._keys.beat(former))\n",
+        "            pass\n",
         (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
     ),
     Mutant(
@@ -772,6 +772,14 @@ SHARED = (
     Mutant("what_was_swept_has_rested", SLOW_SWEEP, "        self._last = now\n        if not", "        if not", SWEEPS),
     Mutant("rests_are_forgotten", SLOW_SWEEP, "self._rested += now", "self._rested = now", SWEEPS),
     Mutant("one_rest_counts_for_ever", SLOW_SWEEP, "            self._rested = 0.0\n", "", SWEEPS),
+    Mutant(
+        "who_stands_still_while_he_tells_everything_goes_on",
+        KEEPER,
+        "                if self.holders.is_overdue(time.monotonic()):\n                    self.doubt()\n",
+        "                if False:\n                    self.doubt()\n",
+        (f"{_KEEPER}::test_who_stands_still_while_he_tells_everything_begins_anew",),
+    ),
+    Mutant("own_ids_are_watched", HOLDERS, " if holder not in moving}", "}", JUDGING),
 )
 
 RATES = (

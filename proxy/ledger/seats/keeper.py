@@ -304,12 +304,10 @@ class Keeper:
             await asyncio.gather(working, return_exceptions=True)
 
     async def _tick(self, own: bytes) -> None:
-        """A heartbeat, and one for each id whose seats still move, or others would free them. Raises StoreDown, CommandError, Unlisted."""
+        """Tell what was not heard, and be heard. Raises StoreDown, CommandError, Unlisted."""
         with self._lateness():
             self.teller.now()
             await self._beat(own)
-            for former in list(self.teller.former):
-                await self.do(self._keys.beat(former))
 
     @contextmanager
     def _lateness(self) -> Iterator[None]:
@@ -324,6 +322,8 @@ class Keeper:
         asked_at = self._beat_sent()
         counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
         await self.undertaker.bury(self.holders.heard(counters, asked_at, self.teller.former))
+        for former in list(self.teller.former):  # whose seats still move: others would free them
+            await self.do(self._keys.beat(former))
 
     def _beat_sent(self) -> float:
         """Returns the time."""

@@ -228,6 +228,22 @@ async def test_who_waits_for_others_to_tell_is_heard_meanwhile() -> None:
         assert int(await server.ask("HGET", "test:h", one.holder or b"")) > 1
 
 
+async def test_who_stands_still_while_he_tells_everything_begins_anew() -> None:
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), ttl=1.0) as one:
+        for i in range(800):
+            one.store._own.take_alone(seat(f"k{i}"))
+        before = one.holder
+        link.delay = 0.05  # each way: some 0.7 s for all of it
+        one.store._shared.keeper.doubt()
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        healing = one.holder
+        time.sleep(0.7)  # noqa: ASYNC251 -- the whole loop stands still, as a frozen process does
+        await until(lambda: one.holder not in (None, healing), PATIENCE)
+        link.delay = 0.0
+        await one.up()
+        await the_server_has(server, {f"k{i}": 1 for i in range(800)})
+
+
 async def test_an_own_id_that_still_moves_is_not_watched() -> None:
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
         keeper = one.store._shared.keeper
