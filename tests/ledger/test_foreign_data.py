@@ -60,6 +60,12 @@ async def test_a_count_that_is_none_is_refused_at_once(one: Instance, server: Re
     assert one.heard.states == [StoreState.UP]
 
 
+@pytest.mark.parametrize("count", ["many", "0"])
+async def test_a_count_that_is_none_stays_under_a_name_that_may_be_a_dead_holders(one: Instance, server: RedisServer, count: str) -> None:
+    await server.ask("HSET", "test:n:{seats}", ID, count)
+    await stays_a_conflict(one, server, seat(limit=3), "test:n:{seats}")
+
+
 @pytest.mark.parametrize("claim", [seat(limit=3), member("ann", "seats", limit=3)], ids=["connections", "members"])
 @pytest.mark.parametrize("fields", [("visits", "7", "hits", "9"), (ID.upper(), "1"), (ID + "0", "1"), ("", "1")], ids=str)
 async def test_numbers_of_another_program_are_neither_counted_nor_reaped(
@@ -73,27 +79,45 @@ async def test_numbers_of_another_program_beside_ours_are_left_alone_by_the_slow
     await granted(one.store, seat(limit=9))
     await server.ask("HSET", "test:n:{seats}", "visits", "7")
     claim = seat(limit=9)
-    one.store._shared.keeper.look_at(claim)
+    one.store._shared.keeper.undertaker.look_at(claim)
     await until(lambda: one.heard.conflicts == [claim.rule], PATIENCE)
     await asyncio.sleep(2 * TTL)
     assert await server.ask("HGET", "test:n:{seats}", "visits") == "7"
     assert one.heard.states == [StoreState.UP]
 
 
+def holders(count: int) -> list[str]:
+    return [text for number in range(count) for text in (f"{number:016x}", "1")]
+
+
 async def test_thousands_of_fields_are_a_conflict_and_no_outage(one: Instance, server: RedisServer) -> None:
-    fields = [text for number in range(9_000) for text in (f"{number:016x}", "1")]
-    await server.ask("HSET", "test:n:{seats}", *fields)
+    await server.ask("HSET", "test:n:{seats}", *holders(9_000))
     assert await denied(one.store, seat(limit=3)) == Denial(0, None, ())
     assert one.heard.conflicts == ["rule-seats"]
-    one.store._shared.keeper.look_at(seat(limit=3))
+    await server.ask("HSET", "test:n:{visits}", *holders(9_000), "visits", "7")
+    one.store._shared.keeper.undertaker.look_at(seat("visits", limit=3))
     await until(lambda: len(one.heard.conflicts) == 2, PATIENCE)
     assert one.heard.states == [StoreState.UP]
-    assert await server.ask("HLEN", "test:n:{seats}") == 9_000
+    assert await server.ask("HLEN", "test:n:{visits}") == 9_001
+
+
+async def test_thousands_who_died_one_after_the_other_keep_nobody_out_for_ever(one: Instance, server: RedisServer) -> None:
+    """A cap that is not full has seats of all that ever died until somebody looks: instances that crash again and again."""
+    await granted(one.store, seat(limit=99_999))
+    await server.ask("HSET", "test:n:{seats}", *holders(2_500))
+    assert await denied(one.store, seat(limit=99_999)) == Denial(0, None, ())
+
+    async def is_in() -> bool:
+        return isinstance(await ask(one.store, seat(limit=99_999)), Grant)
+
+    await eventually(is_in, PATIENCE)
+    assert one.holder is not None
+    assert await server.ask("HGET", "test:n:{seats}", one.holder) == "2"
+    assert one.heard.states == [StoreState.UP]
 
 
 async def test_so_many_holders_as_there_may_be_are_none(one: Instance, server: RedisServer) -> None:
-    fields = [text for number in range(1_000) for text in (f"{number:016x}", "1")]
-    await server.ask("HSET", "test:n:{seats}", *fields)
+    await server.ask("HSET", "test:n:{seats}", *holders(1_000))
     await denied(one.store, seat(limit=3))
     assert one.heard.conflicts == []
 
@@ -150,7 +174,7 @@ async def test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage(
     await granted(one.store, seat())
     await server.ask("DEL", "test:n:{seats}")
     await server.ask(*command)
-    one.store._shared.keeper.look_at(seat())
+    one.store._shared.keeper.undertaker.look_at(seat())
     await until(lambda: one.heard.conflicts == ["rule-seats"], PATIENCE)
     heartbeat = one.store._shared.keeper.holders.heard_at
     await until(lambda: one.store._shared.keeper.holders.heard_at > heartbeat, PATIENCE)

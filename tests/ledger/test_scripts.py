@@ -10,6 +10,7 @@ import pytest
 from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands
 from proxy.ledger.scripts import (
     ADMIT,
+    MOST_NAMES,
     SCRIPTS,
     Conflict,
     Granted,
@@ -144,11 +145,13 @@ def test_a_listing_and_what_is_none() -> None:
 
 
 def test_the_holders_of_a_key_and_what_is_none() -> None:
-    holders = [b"%016x" % number for number in range(1001)]
-    assert read_holders(holders[1:]) == holders[1:]
-    for reply in (None, b"C", holders, [b"visits"], [b"f" * 17]):
+    reply = [text for number in range(MOST_NAMES) for text in (b"%016x" % number, b"7")]
+    assert read_holders(reply) == reply[::2]
+    one = b"f" * 16
+    others = ([b"visits", b"7"], [b"f" * 17, b"7"], [one, b"0"], [one, b"many"], [one, b"1.5"], [one, b"1" * 10])
+    for foreign in (None, b"C", [*reply, one, b"7"], *others):
         with pytest.raises(ValueError, match=r"."):
-            read_holders(reply)
+            read_holders(foreign)
 
 
 def test_what_was_told_and_not_understood_is_named() -> None:

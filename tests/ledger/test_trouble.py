@@ -89,7 +89,7 @@ async def test_seats_that_take_longer_to_free_than_anybody_waits_are_free_at_the
         assert time.monotonic() - began < 1.2  # three would take so long
         assert isinstance(first, Denial)
         link.delay = 0.0
-        await until(lambda: not other.store._shared.keeper._looks, PATIENCE)
+        await until(lambda: not other.store._shared.keeper.undertaker._looks, PATIENCE)
         await granted(other.store, seat("user"), seat("ip"))
         assert StoreState.DOWN not in other.heard.states
 

@@ -13,6 +13,8 @@ HOLDERS = "proxy/ledger/seats/holders.py"
 OWN_SEATS = "proxy/ledger/seats/own_seats.py"
 TELLER = "proxy/ledger/seats/teller.py"
 KEEPER = "proxy/ledger/seats/keeper.py"
+UNDERTAKER = "proxy/ledger/seats/undertaker.py"
+SLOW_SWEEP = "proxy/ledger/seats/slow_sweep.py"
 LEVELS = "proxy/ledger/seats/levels.py"
 SHARED_PENALTIES = "proxy/ledger/seats/shared_penalties.py"
 SCOPED = "proxy/ledger/scoped_store.py"
@@ -33,6 +35,8 @@ BREAKER = "proxy/ledger/links/breaker.py"
 _REDIS = "tests/ledger/seats/test_redis_store.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
 _BAD_DAYS = "tests/ledger/test_trouble.py"
+_DEAD = "tests/ledger/seats/test_undertaker.py"
+_KEEPER = "tests/ledger/seats/test_keeper.py"
 CONTRACT = (f"{_REDIS}::TestContract",)
 TOKENS = (f"{_REDIS}::TestTokens",)
 EXPIRY = (f"{_REDIS}::test_keys_of_seats_and_tokens_expire_if_nobody_speaks_of_them_again",)
@@ -53,6 +57,7 @@ LATE_PENALTIES = (
     "tests/ledger/test_fallback_store.py::test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back",
 )
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
+SWEEPS = ("tests/ledger/seats/test_slow_sweep.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
 BATCHES = ("tests/ledger/links/test_redis_link.py::test_all_of_one_turn_goes_out_in_one_write_and_at_most_128_of_it",)
 WORDS = ("tests/ledger/links/test_parsers.py::test_what_the_server_says_means_the_same",)
@@ -238,7 +243,7 @@ SHARED = (
         BURY,
         "if counter and counter ~= ARGV[2] then return 0 end",
         "",
-        ("tests/ledger/seats/test_keeper.py::test_whoever_moved_meanwhile_is_not_buried",),
+        ("tests/ledger/seats/test_undertaker.py::test_whoever_moved_meanwhile_is_not_buried",),
     ),
     Mutant(
         "beat_lists_itself_again",
@@ -453,16 +458,16 @@ SHARED = (
     ),
     Mutant(
         "a_look_at_another_type_is_an_outage",
-        KEEPER,
-        "                if not error.wrong_type:\n                    raise\n",
-        "                raise\n",
+        UNDERTAKER,
+        "            if isinstance(error, CommandError) and not error.wrong_type:\n                raise\n",
+        "            raise\n",
         (f"{_FOREIGN}::test_the_look_at_a_key_of_another_type_is_a_conflict_and_no_outage",),
     ),
     Mutant(
         "a_look_believes_any_holder",
         SCRIPT_CALLS,
-        " or not all(map(_is_holder, reply)):",
-        ":",
+        "if not (all(map(_is_holder, holders)) and",
+        "if not (",
         (f"{_FOREIGN}::test_numbers_of_another_program_beside_ours_are_left_alone_by_the_slow_sweep",),
     ),
     Mutant(
@@ -891,6 +896,126 @@ SHARED = (
         ("tests/ledger/links/test_breaker.py",),
     ),
     Mutant("a_slot_that_moves_is_asked_for_in_a_circle", LANDLORD, "except (SlotMoved, ValueError):", "except ValueError:", ANSWERS),
+    # what takes long
+    Mutant(
+        "who_tells_everything_is_not_heard",
+        KEEPER,
+        "await self._beside_heartbeats(own, self._tell_everything(own))",
+        "await self._tell_everything(own)",
+        (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
+    ),
+    Mutant(
+        "ids_that_still_move_are_silent",
+        KEEPER,
+        "            await self.do(self._keys.beat(former))\n",
+        "            pass\n",
+        (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
+    ),
+    Mutant(
+        "ids_that_still_move_are_watched",
+        KEEPER,
+        "asked_at, self.teller.former)",
+        "asked_at)",
+        (f"{_KEEPER}::test_an_own_id_that_still_moves_is_not_watched",),
+    ),
+    Mutant(
+        "looks_never_end",
+        UNDERTAKER,
+        "for _ in range(len(self._looks)):",
+        "while self._looks:",
+        (f"{_DEAD}::test_keys_that_come_while_it_looks_wait_for_the_next_heartbeat",),
+    ),
+    Mutant(
+        "looks_take_as_long_as_they_take",
+        UNDERTAKER,
+        " or time.monotonic() >= until:",
+        ":",
+        (f"{_DEAD}::test_it_looks_no_longer_than_it_may_and_forgets_nothing",),
+    ),
+    Mutant(
+        "looks_in_doubt",
+        UNDERTAKER,
+        "if self._holders.own != own or time",
+        "if time",
+        (f"{_DEAD}::test_a_doubt_ends_its_looks",),
+    ),
+    Mutant(
+        "a_long_look_silences_the_heartbeat",
+        KEEPER,
+        "await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))",
+        "await self.undertaker.look(self._interval / 2)",
+        (f"{_DEAD}::test_one_look_that_takes_long_leaves_the_heartbeat_alone",),
+    ),
+    Mutant(
+        "who_doubts_himself_is_dead",
+        UNDERTAKER,
+        " if holder not in moving]",
+        "]",
+        (f"{_DEAD}::test_a_refusal_that_comes_just_after_a_doubt_frees_nothing_that_is_held_here",),
+    ),
+    Mutant(
+        "nobody_looks_for_the_dead_where_they_are_too_many",
+        REDIS_STORE,
+        "            self.keeper.undertaker.look_beyond(claim)\n",
+        "            pass\n",
+        (f"{_FOREIGN}::test_thousands_who_died_one_after_the_other_keep_nobody_out_for_ever",),
+    ),
+    Mutant(
+        "a_look_believes_any_count",
+        SCRIPT_CALLS,
+        " and all(map(_is_number_of_seats, reply[1::2]))",
+        "",
+        (f"{_FOREIGN}::test_a_count_that_is_none_stays_under_a_name_that_may_be_a_dead_holders",),
+    ),
+    Mutant(
+        "what_is_not_ours_is_told_twice",
+        UNDERTAKER,
+        "            self._told.add(claim.key)\n",
+        "            pass\n",
+        (f"{_FOREIGN}::test_numbers_of_another_program_are_neither_counted_nor_reaped",),
+    ),
+    Mutant(
+        "nothing_is_refreshed_while_the_store_does_not_decide",
+        KEEPER,
+        "            self._sweep.rest(time.monotonic())\n",
+        "            pass\n",
+        (f"{_KEEPER}::test_who_may_not_decide_for_long_goes_on_telling_what_is_held",),
+    ),
+    Mutant(
+        "what_nobody_is_told_of_grows",
+        SHARED_PENALTIES,
+        "if len(self._untold) > 2 * len(self._known) + TOLD_AT_ONCE:",
+        "if False:",
+        ("tests/ledger/seats/test_shared_penalties.py::test_what_nobody_is_told_of_is_bounded_by_what_still_lasts",),
+    ),
+    Mutant(
+        "refusals_from_before_a_release_are_repeated",
+        REDIS_STORE,
+        "            self._given_back[claim.key] = now\n",
+        "            pass\n",
+        (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
+    ),
+    Mutant(
+        "releases_are_forgotten",
+        REDIS_STORE,
+        "            self._given_back_since = now\n",
+        "            pass\n",
+        (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
+    ),
+    Mutant("the_sweep_tells_all_at_once", SLOW_SWEEP, "self._interval / REFRESH", "1.0", SWEEPS),
+    Mutant("the_sweep_tells_those_who_have_left", SLOW_SWEEP, "if seat.held:", "if True:", SWEEPS),
+    Mutant("the_sweep_never_begins_again", SLOW_SWEEP, "if not self._seats:", "if not self._rate:", SWEEPS),
+    Mutant("what_was_swept_has_rested", SLOW_SWEEP, "        self._last = now\n        if not", "        if not", SWEEPS),
+    Mutant("rests_are_forgotten", SLOW_SWEEP, "self._rested += now", "self._rested = now", SWEEPS),
+    Mutant("one_rest_counts_for_ever", SLOW_SWEEP, "            self._rested = 0.0\n", "", SWEEPS),
+    Mutant(
+        "who_stands_still_while_he_tells_everything_goes_on",
+        KEEPER,
+        "                if self.holders.is_overdue(time.monotonic()):\n                    self.doubt()\n",
+        "                if False:\n                    self.doubt()\n",
+        (f"{_KEEPER}::test_who_stands_still_while_he_tells_everything_begins_anew",),
+    ),
+    Mutant("own_ids_are_watched", HOLDERS, " if holder not in moving}", "}", JUDGING),
 )
 
 RATES = (

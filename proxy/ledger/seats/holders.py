@@ -14,7 +14,7 @@ Pure: times are seconds of the monotonic clock, ids come from the caller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,8 +110,11 @@ class Holders:
             return counters[self._latest] < self._counter
         return not any(counters.get(holder, 0) > watched.counter for holder, watched in self._watched.items())
 
-    def heard(self, counters: Mapping[bytes, int], asked_at: float) -> list[Death]:
-        """The answer to the heartbeat that was sent at `asked_at`. Returns deaths to declare."""
+    def heard(self, counters: Mapping[bytes, int], asked_at: float, moving: Collection[bytes] = ()) -> list[Death]:
+        """The answer to the heartbeat that was sent at `asked_at`. Returns deaths to declare.
+
+        `moving`: own ids of before that are listed until their seats have moved. Nobody watches himself.
+        """
         if asked_at - self._heard_at > MAX_GAP * self._interval:
             self._watched.clear()  # whoever stood still may have had the same trouble as we
         self._heard_at = asked_at
@@ -120,7 +123,7 @@ class Holders:
             del self._watched[holder]
             self._bury(holder)  # declared by another one, or gone of its own accord
         self._resolve_suspects(counters, asked_at)
-        self._watch(counters, asked_at)
+        self._watch({holder: counter for holder, counter in counters.items() if holder not in moving}, asked_at)
         return [Death(holder, watched.counter) for holder, watched in self._watched.items() if asked_at - watched.since >= self._ttl]
 
     def _watch(self, counters: Mapping[bytes, int], now: float) -> None:

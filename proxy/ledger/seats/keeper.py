@@ -4,7 +4,7 @@ After every doubt (a new connection, a flush, an own standstill) it joins under 
 store decide. The old id stays listed until all is told, so that nobody reaps what is about to move. After a flush, or where the data
 is of the past, the other instances get the time of a heartbeat to tell theirs. Who has just started has seen no flush: he asks for
 the mark of one, and who listens without being listed: there may be one that nobody has noticed. Then one heartbeat follows the other;
-with each goes a little of the slow sweep, which tells every own seat once in REFRESH seconds, so that its key does not expire.
+with each goes a little of the slow sweep, and of looking for the dead. Whatever takes long is done beside them.
 
 What gives back, lists and tells works on a server without memory; only then, and before the store may decide, is it tried whether it
 takes writes.
@@ -16,21 +16,21 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
-from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
+from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_joined, read_listing
 from proxy.ledger.seats.holders import Holders, has_settled
-from proxy.ledger.seats.own_seats import OwnSeats, Seat
+from proxy.ledger.seats.own_seats import OwnSeats
+from proxy.ledger.seats.slow_sweep import SlowSweep
 from proxy.ledger.seats.teller import MAX_FORMER, Teller
-from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents, StoreState
+from proxy.ledger.seats.undertaker import Undertaker
+from proxy.ledger.store import StoreDown, StoreEvents, StoreState
 
 HEARTBEAT: Final = 2.0  # seconds between heartbeats, or a fifth of the ttl if that is less
 JITTER: Final = 0.1  # of the interval, either way, so that instances do not beat together
-MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
-REFRESH: Final = 8 * 3600.0  # seconds; a third of what a key lives
 FAREWELL: Final = 1.0  # seconds to say good-bye
 
 Read = TypeVar("Read")
@@ -46,17 +46,15 @@ class Keeper:
         self._events = events
         self._interval = min(HEARTBEAT, ttl / 5)
         self._telling_time = self._interval * (1 + 2 * JITTER)
-        self._looks: dict[bytes, SeatClaim] = {}
-        self._reaping: dict[tuple[bytes, bytes], asyncio.Lock] = {}
-        self._refreshing: list[Seat] = []
-        self._refresh_rate = 0.0  # seats per heartbeat
-        self._refresh_due = 0.0  # seats
+        self._next_beat = 0.0
+        self._sweep = SlowSweep(own, self._interval, time.monotonic())
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
+        self.undertaker = Undertaker(self.do, keys, self.holders, lambda: self.teller.former, events)
         self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
@@ -178,10 +176,14 @@ class Keeper:
             self._own.mark_all()
         else:
             await self._beat(own)
+            self._sweep.rest(time.monotonic())
         if not self._is_refused:
             self.healed(self._is_flushed)
             if self._own.untold:
                 self._enter(StoreState.HEALING, "telling it what is held here")
+        await self._beside_heartbeats(own, self._tell_everything(own))
+
+    async def _tell_everything(self, own: bytes) -> None:
         await self.teller.everything(own)
         if self.holders.own != own:
             return  # a doubt meanwhile: what was told under this id must still move
@@ -202,7 +204,7 @@ class Keeper:
         """Get a new id. Notes whether the store has forgotten all whom we knew, and how long others are to be waited for."""
         own = secrets.token_hex(8).encode()
         known = {*self.teller.former, *self.holders.listed()}
-        asked_at = time.monotonic()
+        asked_at = self._beat_sent()
         joined = self._judged(read_joined, await self.do(self._keys.join(own, known)))
         self._note_loss(joined, known)
         former = self.teller.former = [*self._returned(joined), *self.teller.former][-MAX_FORMER:]  # what is told moves from there too
@@ -274,26 +276,65 @@ class Keeper:
     async def _live(self) -> None:
         """One heartbeat after the other, while all is well. Raises StoreDown, CommandError, Unlisted."""
         while self.state is StoreState.UP and not self._own.overflowed:
-            await self._sleep(self._interval * random.uniform(1 - JITTER, 1 + JITTER))
+            await self._sleep(self._until_beat())
             own = self.holders.own
             if not self.teller.is_open or own is None or self.holders.is_overdue(time.monotonic()):
                 return
-            self._refresh()
-            try:
-                self.teller.now()
-                await self._beat(own)
-                await self._look()
-            except StoreDown:
-                if not self._link.is_usable:
-                    raise
-                # one answer that is late is no outage; there are several heartbeats to a ttl
+            for claim in self._sweep.sweep(time.monotonic()):
+                self.undertaker.look_at(claim)
+            await self._tick(own)
+            if self.undertaker.has_looks:
+                with self._lateness():
+                    await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))
+
+    async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None]) -> None:
+        """Go on being heard while this is done, however long it takes. A doubt ends it.
+
+        Raises what it raises, and StoreDown, CommandError, Unlisted.
+        """
+        working = asyncio.get_running_loop().create_task(work)
+        try:
+            while self.holders.own == own:
+                if (await asyncio.wait([working], timeout=self._until_beat()))[0]:
+                    return working.result()
+                if self.holders.is_overdue(time.monotonic()):
+                    self.doubt()
+                else:
+                    await self._tick(own)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def _tick(self, own: bytes) -> None:
+        """Tell what was not heard, and be heard. Raises StoreDown, CommandError, Unlisted."""
+        with self._lateness():
+            self.teller.now()
+            await self._beat(own)
+
+    @contextmanager
+    def _lateness(self) -> Iterator[None]:
+        """One answer that is late is no outage; there are several heartbeats to a ttl."""
+        try:
+            yield
+        except StoreDown:
+            if not self._link.is_usable:
+                raise
 
     async def _beat(self, own: bytes) -> None:
-        asked_at = time.monotonic()
+        asked_at = self._beat_sent()
         counters = self._judged(read_listing, await self.do(self._keys.beat(own)))
-        for death in self.holders.heard(counters, asked_at):
-            if await self.do(self._keys.bury(death.holder, death.counter)) == 1:
-                self.holders.buried(death.holder)
+        await self.undertaker.bury(self.holders.heard(counters, asked_at, self.teller.former))
+        for former in list(self.teller.former):  # whose seats still move: others would free them
+            await self.do(self._keys.beat(former))
+
+    def _beat_sent(self) -> float:
+        """Returns the time."""
+        now = time.monotonic()
+        self._next_beat = now + self._interval * random.uniform(1 - JITTER, 1 + JITTER)
+        return now
+
+    def _until_beat(self) -> float:
+        return max(0.0, self._next_beat - time.monotonic())
 
     def _judged(self, read: Callable[[object], Read], reply: object) -> Read:
         try:
@@ -301,65 +342,3 @@ class Keeper:
         except ValueError as error:
             self._events.conflict("")
             raise CommandError("its listing of holders is not ours") from error
-
-    def _refresh(self) -> None:
-        """A share of the own seats is told again, and their keys are looked at."""
-        if not self._refreshing:
-            self._refreshing = list(self._own)
-            self._refresh_rate = len(self._refreshing) * self._interval / REFRESH
-        self._refresh_due = min(self._refresh_due + self._refresh_rate, len(self._refreshing))
-        while self._refresh_due >= 1:
-            self._refresh_due -= 1
-            seat = self._refreshing.pop()
-            if seat.held:
-                self._own.mark(seat)
-                self.look_at(SeatClaim(seat.rule, seat.key, 0, member=seat.member))
-
-    # --- the dead
-
-    def look_at(self, claim: SeatClaim) -> None:
-        """With the next heartbeat, free what dead holders have of this key."""
-        if len(self._looks) < MAX_LOOKS:
-            self._looks[claim.key] = claim
-
-    async def _look(self) -> None:
-        while self._looks:
-            _, claim = self._looks.popitem()
-            try:
-                holders = read_holders(await self.do(self._keys.holders_of(claim.key)))
-            except CommandError as error:
-                if not error.wrong_type:
-                    raise
-                self._events.conflict(claim.rule)
-            except ValueError:
-                self._events.conflict(claim.rule)
-            else:
-                await self.reap(claim, self.holders.dead_among(holders, time.monotonic()))
-
-    async def reap(self, claim: SeatClaim, dead: list[bytes]) -> None:
-        """Free the seats of dead holders under one key, some at a time. Raises StoreDown, CommandError.
-
-        If that is under way already, it is waited for: a crowd that was thrown out by a crash comes back all at once.
-        """
-        await asyncio.gather(*(self._reap_once(claim, holder) for holder in dead))
-
-    async def _reap_once(self, claim: SeatClaim, holder: bytes) -> None:
-        lock = self._reaping.setdefault((claim.key, holder), asyncio.Lock())
-        first = not lock.locked()
-        try:
-            async with lock:
-                if first:
-                    await self._reap(claim, holder)
-        finally:
-            if first:
-                self._reaping.pop((claim.key, holder), None)
-
-    async def _reap(self, claim: SeatClaim, holder: bytes) -> None:
-        cursor = b"0"
-        while True:
-            reply = await self.do(self._keys.reap(claim, holder, cursor))
-            if reply == b"C":
-                self._events.conflict(claim.rule)
-            if not isinstance(reply, bytes) or reply in (b"0", b"C"):
-                return
-            cursor = reply

@@ -26,7 +26,7 @@ from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, 
 
 FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking again
 REPEATS: Final = 4  # of one question: a script was missing, dead holders were in the way of one claim and then of another
-MAX_FULL: Final = 10_000  # refusals that are remembered
+MAX_FULL: Final = 10_000  # refusals that are remembered, and keys of which seats were given back
 
 _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 """(indexes of the claims that one server was asked for, its answer)"""
@@ -58,6 +58,8 @@ class RedisStore:
         self._own = own
         self._events = events
         self._full: OrderedDict[bytes, tuple[float, tuple[Claim, ...], Denial]] = OrderedDict()
+        self._given_back: dict[bytes, float] = {}  # key -> when last, since ...
+        self._given_back_since = 0.0
         self.keeper = Keeper(link, keys, own, ttl, events)
         self.levels = Levels()
         self.penalties = SharedPenalties(link, keys, events)
@@ -162,7 +164,10 @@ class RedisStore:
         self._cancel(asked)
         if isinstance(answer, Refused):
             return await self._refuse(asked, answer)
-        self._events.conflict(asked.ask[answer.index].rule)
+        claim = asked.ask[answer.index]
+        self._events.conflict(claim.rule)
+        if isinstance(claim, SeatClaim):
+            self.keeper.undertaker.look_beyond(claim)
         return Denial(answer.index, None, ())
 
     def _grant(self, asked: Asked, answer: Granted) -> Grant:
@@ -179,7 +184,7 @@ class RedisStore:
         for index in answer.over:
             shadow = asked.ask[index]
             if isinstance(shadow, SeatClaim):
-                self.keeper.look_at(shadow)
+                self.keeper.undertaker.look_at(shadow)
         return Grant(tuple(claim for claim, _ in asked.tickets), answer.over)
 
     async def _refuse(self, asked: Asked, answer: Refused) -> Grant | Denial:
@@ -190,25 +195,26 @@ class RedisStore:
             if isinstance(claim, TokenClaim) and denial.retry_after is not None and claim.key not in asked.known:
                 self.levels.told(claim, 1.0 - denial.retry_after * claim.rate, asked.asked_at, asked.holder)
             return denial
-        now = time.monotonic()
-        dead = self.keeper.holders.dead_among(answer.holders, now)
+        dead = self.keeper.undertaker.dead_among(answer.holders)
         if dead and asked.repeats:
             seats = [one for one in asked.ask if isinstance(one, SeatClaim)]
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._left(asked)):
                     return await self._ask_without(seats, dead, asked)
             for one in seats:
-                self.keeper.look_at(one)  # it takes longer than anybody waits
+                self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
-        self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
+        if asked.began <= max(self._given_back.get(claim.key, 0.0), self._given_back_since):
+            return denial  # there is room by now
+        self._full[claim.key] = (time.monotonic() + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
         if len(self._full) > MAX_FULL:
             self._full.popitem(last=False)
         return denial
 
     async def _ask_without(self, seats: Sequence[SeatClaim], dead: list[bytes], asked: Asked) -> Grant | Denial:
         try:
-            await asyncio.gather(*(self.keeper.reap(seat, dead) for seat in seats))
+            await asyncio.gather(*(self.keeper.undertaker.reap(seat, dead) for seat in seats))
         except CommandError as error:
             raise StoreDown(str(error), outcome_known=True) from error
         return await self._once_more(asked)
@@ -238,9 +244,14 @@ class RedisStore:
     def release(self, grant: Grant) -> None:
         """As the contract says."""
         seats, grant.seats = grant.seats, ()
+        now = time.monotonic()
         for claim in seats:
             self._own.leave(claim)
             self._full.pop(claim.key, None)
+            self._given_back[claim.key] = now
+        if len(self._given_back) > MAX_FULL:
+            self._given_back.clear()
+            self._given_back_since = now
         self._teller.soon()
 
     def sweep(self, now: float) -> None:

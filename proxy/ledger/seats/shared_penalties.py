@@ -26,7 +26,7 @@ class SharedPenalties:
         self._keys = keys
         self._events = events
         self._known = Penalties()
-        self._untold: dict[bytes, None] = {}  # of those that are known
+        self._untold: dict[bytes, None] = {}  # of those that are known, or were a moment ago
 
     def __len__(self) -> int:
         return len(self._known)
@@ -47,6 +47,8 @@ class SharedPenalties:
     def sweep(self, now: float) -> None:
         """Forget those that are over, and tell some of those that are not told."""
         self._known.sweep(now)
+        if len(self._untold) > 2 * len(self._known) + TOLD_AT_ONCE:  # the store is away, and nobody takes any of them out
+            self._untold = {key: None for key in self._untold if self._known.left(key, now)}
         for _ in range(min(TOLD_AT_ONCE, len(self._untold))):
             if not self._link.is_usable:
                 return

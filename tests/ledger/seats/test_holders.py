@@ -31,6 +31,14 @@ def test_whoever_stands_still_for_a_ttl_is_dead_and_not_before(holders: Holders)
     assert beat(holders, 116.0, 116.0, ann=7) == [Death(ANN, 7)]
 
 
+def test_nobody_watches_an_own_id_that_still_moves(holders: Holders) -> None:
+    holders.doubted()
+    holders.joined(b"new", {b"new": 1, ANN: 7}, 101.0)
+    for at in range(102, 130, 2):
+        assert holders.heard({b"new": at, ME: 1, ANN: at}, float(at), [ME]) == []
+    assert holders.listed() == {ANN}
+
+
 def test_whoever_moves_lives(holders: Holders) -> None:
     for i in range(50):
         assert beat(holders, 102.0 + 2 * i, 102.0 + 2 * i, ann=8 + i // 7) == []

@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-import proxy.ledger.seats.keeper
+import proxy.ledger.seats.slow_sweep
 from proxy.ledger.scripts import LOSS_TTL, read_joined
 from proxy.ledger.store import Grant, StoreState
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
-from tests.ledger.store_contract import ask, granted, member, seat
+from tests.ledger.store_contract import ask, denied, granted, member, seat
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.redis_servers import RedisServer, redis_server
 from tests.support.waiting import eventually, until
@@ -125,17 +125,6 @@ async def test_whatever_happens_the_server_comes_to_the_truth(kind: str, seed: i
         assert [len(crowd.one.store._own) for crowd in crowds] == [0] * INSTANCES
 
 
-async def test_whoever_moved_meanwhile_is_not_buried() -> None:
-    async with redis_server() as server, instance(address_of(server)) as one:
-        keeper = one.store._shared.keeper
-        other = b"0" * 16
-        await server.ask("HSET", "test:h", other, 8)
-        assert await keeper.do(keeper._keys.bury(other, 7)) == 0
-        assert await server.ask("HGET", "test:h", other) == "8"
-        assert await keeper.do(keeper._keys.bury(other, 8)) == 1
-        assert await server.ask("HEXISTS", "test:h", other) == 0
-
-
 async def test_the_mark_of_a_loss_is_left_once_by_whoever_finds_nobody_whom_he_knew() -> None:
     async with redis_server() as server, instance(address_of(server)) as one:
         keeper = one.store._shared.keeper
@@ -195,6 +184,75 @@ async def test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_betw
         assert list(await server.ask("HGETALL", "test:n:{seats}")) == [(one.holder or b"").decode()]
 
 
+MANY = 2_600  # seats: over a way of 0.1 s each way and back some 2 s, longer than half a ttl
+
+
+async def test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once() -> None:
+    """Others look for the dead long before he is done: what he had under his id of before is his."""
+    async with (
+        redis_server() as server,
+        instance(address_of(server), ttl=1.5) as other,
+        cuttable(server.port) as link,
+        instance(address_of(server, link.port)) as one,
+    ):
+        keeper, before = one.store._shared.keeper, one.holder
+        for i in range(MANY):
+            one.store._own.take_alone(seat(f"k{i}"))
+        one.store._own.take_alone(seat("last"))
+        one.store._shared.changed()
+        await the_server_has(server, {f"k{i}": 1 for i in range(MANY)} | {"last": 1})
+        link.delay = 0.05
+        keeper.doubt()
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        healing, began, told = one.holder, time.monotonic(), len(one.heard.states)
+        while one.store.state is StoreState.HEALING:
+            await denied(other.store, seat("last"))
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - began > TTL / 2
+        for _ in range(2):
+            heard = keeper.holders.heard_at
+            await until(lambda heard=heard: keeper.holders.heard_at > heard, PATIENCE)  # type: ignore[misc]  # defaults bind the loop's variables
+        assert one.holder == healing
+        assert one.heard.states[told:] == [StoreState.UP]
+        assert await server.ask("HLEN", "test:n:{last}") == 1
+        assert await server.ask("HKEYS", "test:h") == [name.decode() for name in (other.holder, one.holder) if name]
+
+
+async def test_who_waits_for_others_to_tell_is_heard_meanwhile() -> None:
+    async with redis_server() as server, instance(address_of(server)) as one:
+        keeper, before = one.store._shared.keeper, one.holder
+        keeper._telling_time = 1.5
+        await server.ask("FLUSHALL")
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        await one.up()
+        assert int(await server.ask("HGET", "test:h", one.holder or b"")) > 1
+
+
+async def test_who_stands_still_while_he_tells_everything_begins_anew() -> None:
+    async with redis_server() as server, cuttable(server.port) as link, instance(address_of(server, link.port), ttl=1.0) as one:
+        for i in range(800):
+            one.store._own.take_alone(seat(f"k{i}"))
+        before = one.holder
+        link.delay = 0.05  # each way: some 0.7 s for all of it
+        one.store._shared.keeper.doubt()
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        healing = one.holder
+        time.sleep(0.7)  # noqa: ASYNC251 -- the whole loop stands still, as a frozen process does
+        await until(lambda: one.holder not in (None, healing), PATIENCE)
+        link.delay = 0.0
+        await one.up()
+        await the_server_has(server, {f"k{i}": 1 for i in range(800)})
+
+
+async def test_an_own_id_that_still_moves_is_not_watched() -> None:
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        keeper = one.store._shared.keeper
+        await server.ask("HSET", "test:h", "d" * 16, 1, "e" * 16, 1)
+        keeper.teller.former = [b"d" * 16]
+        await keeper._beat(one.holder or b"")
+        assert keeper.holders.listed() == {b"e" * 16}
+
+
 async def test_one_late_heartbeat_is_no_outage() -> None:
     async with (
         redis_server() as server,
@@ -222,8 +280,29 @@ async def test_a_stand_still_of_the_instance_itself_is_a_doubt() -> None:
         await the_server_has(server, {"seats": 1, "other": 1})
 
 
+async def test_who_may_not_decide_for_long_goes_on_telling_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.ledger.seats.slow_sweep, "MAX_REST", 0.5)
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        await granted(one.store, seat(limit=9), member("ann", limit=9))
+        before = one.holder
+        await server.ask("CONFIG", "SET", "maxmemory", "1")
+        await granted(one.store, seat(limit=9))
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        await the_server_has(server, {"seats": 2, "room": 1})
+        for _ in range(2):
+            for key in ("test:n:{seats}", "test:n:{room}", "test:m:{room}"):
+                await server.ask("EXPIRE", key, 100)
+
+            async def is_told_again() -> bool:
+                return all([await server.ask("TTL", key) > 1000 for key in ("test:n:{seats}", "test:n:{room}", "test:m:{room}")])
+
+            await eventually(is_told_again)
+        assert one.holder == before
+        assert one.store.state is StoreState.DOWN
+
+
 async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy.ledger.seats.keeper, "REFRESH", 1.0)
+    monkeypatch.setattr(proxy.ledger.seats.slow_sweep, "REFRESH", 1.0)
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
         await granted(one.store, seat(limit=9), member("ann", limit=9))
         await server.ask("PERSIST", "test:n:{seats}")

@@ -199,6 +199,21 @@ async def test_what_was_just_refused_is_refused_again_without_asking(two: Two) -
     await granted(one.store, seat())
 
 
+@pytest.mark.parametrize("known", [0, 10_000], ids=["alone", "beside very many"])
+async def test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated(server: RedisServer, known: int) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port)) as one:
+        grant = await granted(one.store, seat("first"), member("ann"))
+        one.store._shared._given_back.update({b"%d" % i: 0.0 for i in range(known)})
+        link.delay = 0.05
+        refused = [asyncio.ensure_future(ask(one.store, claim)) for claim in (seat("first"), member("bob"))]
+        await asyncio.sleep(0.02)
+        one.store.release(grant)
+        link.delay = 0.0
+        assert [type(await answer) for answer in refused] == [Denial, Denial]
+        await granted(one.store, seat("first"), member("bob"))
+        assert len(one.store._shared._given_back) <= 10_000
+
+
 async def test_a_question_that_nobody_waits_for_any_more_holds_nothing(two: Two, server: RedisServer) -> None:
     one, _ = two
     for turns in range(4):

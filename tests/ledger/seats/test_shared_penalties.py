@@ -9,6 +9,7 @@ from proxy.ledger.links.redis_link import RedisLink
 from proxy.ledger.scripts import Keys
 from proxy.ledger.seats.shared_penalties import TOLD_AT_ONCE, SharedPenalties
 from tests.ledger.instances import PATIENCE, Heard
+from tests.ledger.recording_link import RecordingLink
 from tests.ledger.store_contract import NOW
 from tests.support.redis_servers import HOST, redis_server
 from tests.support.waiting import eventually, until
@@ -46,6 +47,21 @@ async def test_what_was_imposed_before_there_was_a_link_is_told_some_at_a_time_a
         await link.stop()
         penalties.sweep(NOW + 200)
         assert len(penalties) == 0
+
+
+async def test_what_nobody_is_told_of_is_bounded_by_what_still_lasts() -> None:
+    link = RecordingLink()
+    link.is_usable = False
+    penalties = SharedPenalties(link, KEYS, Heard())
+    penalties.impose(b"rule:long", 10_000.0, NOW)
+    for second in range(100):
+        for i in range(50):
+            penalties.impose(b"rule:%d %d" % (second, i), 0.5, NOW + second)
+        penalties.sweep(NOW + second)
+        assert len(penalties._untold) <= TOLD_AT_ONCE + 2 * 51
+    link.is_usable = True
+    penalties.sweep(NOW + 200.0)
+    assert [command for command, _ in link.sent] == [KEYS.penalize(b"rule:long", 9_800.0)]
 
 
 async def has(answer: asyncio.Future[int], wanted: int) -> bool:
