@@ -11,6 +11,7 @@ is decided again: as if one came after the other.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
@@ -75,15 +76,18 @@ class ScopedStore:
         return Grant(ours.seats + theirs.seats, tuple(sorted(over)))
 
     async def _decide_own(self, ask: Ask, now: float) -> Grant | Denial:
-        """Our own claims; where one is broken because of asks that are not decided yet, once more when they are."""
+        """Our own claims; where one is broken because of asks that are not decided yet, once more when they are.
+
+        Whoever asks may have no task yet (server/eager.py), so there is no `asyncio.timeout` here.
+        """
         (answer,) = await self._own.admit([ask], now)
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while isinstance(answer, Denial) and (undecided := self._undecided.get(ask[answer.broken].key)):
-                    await asyncio.wait(undecided, return_when=asyncio.FIRST_COMPLETED)
-                    (answer,) = await self._own.admit([ask], now)
-        except TimeoutError:
-            pass
+        until = time.monotonic() + PATIENCE
+        while isinstance(answer, Denial) and (undecided := self._undecided.get(ask[answer.broken].key)):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            await asyncio.wait(undecided, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            (answer,) = await self._own.admit([ask], now)
         return answer
 
     @contextmanager

@@ -22,6 +22,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, Store, TokenClaim
 from proxy.ledger.token_bucket import TokenBucket
+from proxy.server import eager
 
 NOW = 1000.0
 SLOW = 1e-9  # tokens a second: none, also for a store that has a clock of its own
@@ -40,8 +41,33 @@ def token(key: str = "tokens", rate: float = 1.0, burst: float = 1.0, *, shadow:
 
 
 async def ask(store: Store, *claims: Claim, now: float = NOW) -> Grant | Denial:
-    [answer] = await store.admit([claims], now)
-    return answer
+    """As the gate asks: the first step is taken before there is a task (server/eager.py)."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Grant | Denial] = loop.create_future()
+
+    async def admit() -> None:
+        try:
+            [answer] = await store.admit([claims], now)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whoever asked gets it
+            answered.set_exception(error)
+        else:
+            answered.set_result(answer)
+
+    def take_first_step() -> None:
+        if not answered.cancelled():
+            started.append(eager.start(loop, admit()))
+
+    started: list[asyncio.Task[None] | None] = []
+    loop.call_soon(take_first_step)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        for task in filter(None, started):
+            task.cancel()
+            await asyncio.wait([task])
+        raise
 
 
 async def granted(store: Store, *claims: Claim, now: float = NOW) -> Grant:

@@ -53,6 +53,8 @@ SCOPES = ("tests/ledger/test_scoped_store.py",)
 RENT = "proxy/ledger/lua/rent.lua"
 LEASED_BUCKET = "proxy/ledger/rates/leased_bucket.py"
 REDIS_RATES = "proxy/ledger/rates/redis_rates.py"
+LEASES_HELD = "proxy/ledger/rates/leases.py"
+PROSPECT = "proxy/ledger/rates/prospect.py"
 LANDLORD = "proxy/ledger/rates/redis_landlord.py"
 OWN_BUCKETS = "proxy/ledger/rates/own_buckets.py"
 RENT_LINK = "proxy/ledger/rates/rent_link.py"
@@ -67,6 +69,8 @@ OWNERS = (f"{_SCRIPT}::TestOwner",)
 LEASES = (f"{_SCRIPT}::TestLeases",)
 TROUBLE = (f"{_SCRIPT}::TestTrouble",)
 BUCKET = ("tests/ledger/rates/test_leased_bucket.py",)
+HELD = ("tests/ledger/rates/test_leases.py",)
+PROSPECTS = ("tests/ledger/rates/test_prospect.py",)
 TIMES = ("tests/ledger/rates/test_answer_times.py",)
 TABLE = ("tests/ledger/rates/test_bucket_table.py",)
 SAID = (f"{_WORDS}::TestWords", f"{_WORDS}::TestKnowledge")
@@ -629,7 +633,7 @@ SHARED = (
         "while False and",
         SCOPES,
     ),
-    Mutant("scoped_waits_for_ever", SCOPED, "async with asyncio.timeout(PATIENCE):", "async with asyncio.timeout(None):", SCOPES),
+    Mutant("scoped_waits_for_ever", SCOPED, "until = time.monotonic() + PATIENCE", "until = time.monotonic() + 1e9", SCOPES),
     Mutant(
         "once_evicting_always_evicting",
         STORE_WATCH,
@@ -672,8 +676,8 @@ RATES = (
     Mutant(
         "an_answer_leaves_the_owner_waited_for",
         LEASED_BUCKET,
-        '        self._most, self._most_at = left, asked_at\n        self.owner = b""\n',
-        "        self._most, self._most_at = left, asked_at\n",
+        '        self.absence = None\n        self.owner = b""\n',
+        "        self.absence = None\n",
         ANSWERS,
     ),
     Mutant(
@@ -712,38 +716,40 @@ RATES = (
         "self._expires = now + self.lease_time",
         BUCKET,
     ),
-    Mutant("lease_never_ends", LEASED_BUCKET, "leases[0].expires <= now", "False", BUCKET),
+    Mutant("lease_never_ends", LEASES_HELD, "leases[0].expires <= now", "False", HELD),
+    Mutant("lease_is_taken_from_for_ever", LEASES_HELD, "            lease.tokens -= taken\n", "            pass\n", HELD),
     Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
     Mutant(
         "alone_at_the_whole_rate",
-        LEASED_BUCKET,
+        PROSPECT,
         "return max(self.sharers, may_use_it)",
         "return 1",
-        BUCKET,
+        PROSPECTS,
     ),
     Mutant(
         "alone_with_a_fresh_burst",
         LEASED_BUCKET,
-        "level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))",
+        "level = min(burst, self._leases.available(now) + self._prospect.alone(now) - self._debt)",
         "level = burst",
         BUCKET,
     ),
     Mutant(
         "alone_up_to_the_whole_burst",
         LEASED_BUCKET,
-        "self.rate, self.burst, self.level, self.stamp = rate, burst,",
-        "self.rate, self.level, self.stamp = rate,",
+        "self.burst = self._share_of_burst = burst\n",
+        "self._share_of_burst = burst\n",
         BUCKET,
     ),
-    Mutant("alone_no_large_frame_ever", LEASED_BUCKET, "            self._save_up(cost, now)\n", "            pass\n", BUCKET),
+    Mutant("alone_no_large_frame_ever", LEASED_BUCKET, "if self.burst < cost <= self.full_burst:", "if False:", BUCKET),
     Mutant(
         "alone_saves_up_before_it_was_asked",
         LEASED_BUCKET,
-        "min(self.pending, burst), now, burst",
-        "min(self.pending, burst), self.stamp, burst",
+        "            self.level, self.stamp = self.pending, now\n            self.burst = cost",
+        "            self.burst = cost",
         BUCKET,
     ),
-    Mutant("alone_saves_up_for_ever", LEASED_BUCKET, "burst = max(cost, self._share_of_burst)", "burst = max(cost, self.burst)", BUCKET),
+    Mutant("alone_saves_up_for_ever", LEASED_BUCKET, "            self._end_saving(cost)\n", "            pass\n", BUCKET),
+    Mutant("alone_saves_up_for_small_frames", LEASED_BUCKET, "(cost if cost > self.burst else 0.0)", "cost", BUCKET),
     Mutant(
         "outages_long_ago_are_one",
         LEASED_BUCKET,
@@ -767,38 +773,51 @@ RATES = (
     Mutant(
         "an_absence_is_for_ever",
         LEASED_BUCKET,
-        "self._left, self._grows_from, self.absence = None, inf, None\n        self._most",
-        "self._left, self._grows_from = None, inf\n        self._most",
+        '        self.absence = None\n        self.owner = b""\n',
+        '        self.owner = b""\n',
         BUCKET,
     ),
-    Mutant("what_nobody_knows_is_full", LEASED_BUCKET, "self.full_burst / (self._shares(now) + 1))", "self.full_burst)", BUCKET),
-    Mutant("what_nobody_knows_passes_in_advance", LEASED_BUCKET, "self._grace if self._most == inf else self", "self", BUCKET),
+    Mutant("what_nobody_knows_is_full", PROSPECT, "self._burst / (self._shares(now) + 1))", "self._burst)", PROSPECTS),
+    Mutant("what_nobody_knows_passes_in_advance", PROSPECT, "self._grace if self._most == inf else self", "self", PROSPECTS),
     Mutant(
         "what_was_left_is_not_shared",
-        LEASED_BUCKET,
+        PROSPECT,
         "self.most(min(now, self._grows_from))) / self._shares(now))",
         "self.most(min(now, self._grows_from))))",
-        BUCKET,
+        PROSPECTS,
     ),
     Mutant("debts_are_forgotten", LEASED_BUCKET, "(self._debt <= 0 or self._owes_until <= now)", "True", BUCKET),
     Mutant(
         "leases_end_in_any_order",
-        LEASED_BUCKET,
+        LEASES_HELD,
         'insort(self._leases, _Lease(tokens, expires), key=attrgetter("expires"))',
         "self._leases.append(_Lease(tokens, expires))",
-        BUCKET,
+        HELD,
     ),
     Mutant(
         "nothing_came_before_one_who_comes_in_an_outage",
         LEASED_BUCKET,
-        "min(self._grows_from, self._landlord.away_since, now)",
-        "now",
+        "self._prospect.asked(min(self._landlord.away_since, now))",
+        "self._prospect.asked(now)",
         BUCKET,
     ),
+    Mutant("a_second_question_grows_anew", PROSPECT, "self._grows_from = min(self._grows_from, now)", "self._grows_from = now", PROSPECTS),
+    Mutant("put_off_grows_from_the_question", PROSPECT, "        self._grows_from = now\n\n", "        pass\n\n", PROSPECTS),
+    Mutant(
+        "an_answer_leaves_what_was_alone", PROSPECT, "self._left, self._grows_from = None, inf\n", "self._grows_from = inf\n", PROSPECTS
+    ),
+    Mutant("news_are_never_old", PROSPECT, "1 if now - self._sharers_at < NEWS else self._others.instances", "1", PROSPECTS),
+    Mutant("alone_beyond_its_share", PROSPECT, "return min(self.burst(now), left", "return min(inf, left", PROSPECTS),
     Mutant("advance_before_an_answer_is_late", LEASED_BUCKET, "return now >= self._advance_from and", "return", BUCKET),
     Mutant("advance_is_a_gift", LEASED_BUCKET, "        self._debt += missing\n", "", BUCKET),
     Mutant("advance_is_paid_for_ever", LEASED_BUCKET, "        self._debt -= paid\n", "", BUCKET),
-    Mutant("advance_of_a_fresh_burst", LEASED_BUCKET, "if missing > self._in_advance(now):", "if missing > self.burst:", BUCKET),
+    Mutant(
+        "advance_of_a_fresh_burst",
+        LEASED_BUCKET,
+        "if missing > self._prospect.in_advance(now) - self._debt:",
+        "if missing > self.burst:",
+        BUCKET,
+    ),
     Mutant("advance_overtakes_the_line", LEASED_BUCKET, "self._is_advanced(cost + ahead, now)", "self._is_advanced(cost, now)", BUCKET),
     Mutant("owner_pays_no_debt", LEASED_BUCKET, "self.full_rate, self._pay(level), now", "self.full_rate, level, now", BUCKET),
     Mutant("debt_is_not_asked_for", LEASED_BUCKET, "min(self.burst, need + self._debt) if need", "need if need", BUCKET),
@@ -821,7 +840,13 @@ RATES = (
         BUCKET,
     ),
     Mutant("wakes_nobody", LEASED_BUCKET, "            wake()\n", "            pass\n", BUCKET),
-    Mutant("overtakes_the_line", LEASED_BUCKET, "if self._available(now) - ahead >= cost:", "if self._available(now) >= cost:", BUCKET),
+    Mutant(
+        "overtakes_the_line",
+        LEASED_BUCKET,
+        "if self._leases.available(now) - ahead >= cost:",
+        "if self._leases.available(now) >= cost:",
+        BUCKET,
+    ),
     Mutant(
         "nothing_is_given_back",
         OWN_BUCKETS,
@@ -875,7 +900,7 @@ RATES = (
     Mutant("rent_no_spare_for_a_small_burst", RENT, "and 0 or SHORT_SPARE", "and 0 or 0", LEASES),
     Mutant("rent_spare_for_every_burst", RENT, "and 0 or SHORT_SPARE", "and SHORT_SPARE or SHORT_SPARE", LEASES),
     Mutant("lease_of_a_small_burst_lives_as_long", LEASED_BUCKET, "return LATE - self._spare", "return LATE", BUCKET),
-    Mutant("no_grace", LEASED_BUCKET, "max(self._grace, min(self.full_burst,", "max(0.0, min(self.full_burst,", BUCKET),
+    Mutant("no_grace", PROSPECT, "max(self._grace, min(self._burst,", "max(0.0, min(self._burst,", PROSPECTS),
     Mutant("waits_beyond_its_patience", LEASED_BUCKET, "until = min(self.deadline, self._patience)", "until = self.deadline", BUCKET),
     Mutant("what_is_left_unheard_is_lost", RENT, "  release()  -- it was told so", "  release(0)  -- it was told so", OWNERS),
     Mutant("what_was_forgotten_comes_back", RENT, "won > heard then", "won >= heard then", OWNERS),
@@ -956,7 +981,7 @@ RATES = (
     Mutant("a_confirmed_owner_was_never_heard_of", OWN_BUCKETS, "                bucket.heard = word.number\n", "", TOLD_AGAIN),
     Mutant("timers_outlive_the_end", LANDLORD, "(*self._waits, *self._healing)", "self._waits.copy()", DOUBTS),
     Mutant("patience_is_not_given_back", LEASED_BUCKET, "            self._patience = inf  # nobody", "            pass  # nobody", BUCKET),
-    Mutant("knows_less_as_time_goes_by", LEASED_BUCKET, "(now - self._most_at + SLACK) * self.full_rate", "0.0", BUCKET),
+    Mutant("knows_less_as_time_goes_by", PROSPECT, "(now - self._most_at + SLACK) * self._rate", "0.0", PROSPECTS),
     Mutant(
         "a_late_answer_makes_it_meter_alone",
         LANDLORD,

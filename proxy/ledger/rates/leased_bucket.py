@@ -12,22 +12,19 @@ Pure: the landlord asks the store, and tells what it said.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from operator import attrgetter
 from typing import Final, NamedTuple, Protocol
 
+from proxy.ledger.rates.leases import Leases
+from proxy.ledger.rates.prospect import NEWS, Cohabitants, Prospect
 from proxy.ledger.token_bucket import TokenBucket
 
 LATE: Final = 0.25  # seconds: what a lease may live, and a shared bucket fills beyond its burst, together
 SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills beyond it, or polls would find nothing (lua/rent.lua)
-SLACK: Final = 0.02  # seconds: of two questions the second may be so much longer on its way
 PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
-NEWS: Final = 2.0  # seconds for which it counts how many use a bucket, as in lua/rent.lua
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
-GRACE: Final = 1.0  # token that a bucket has alone at least, if its burst has one for each instance: for the frame that waited in vain
 
 
 class Absence(NamedTuple):
@@ -45,12 +42,8 @@ class Mode(Enum):
     ALONE = "alone"
 
 
-class Landlord(Protocol):
-    """Who speaks with the store for a bucket. `instances`: how many there are. `away_since`: when the store was lost; infinite while it
-    is there."""
-
-    @property
-    def instances(self) -> int: ...
+class Landlord(Cohabitants, Protocol):
+    """Who speaks with the store for a bucket. `away_since`: when the store was lost; infinite while it is there."""
 
     @property
     def away_since(self) -> float: ...
@@ -62,14 +55,6 @@ class Landlord(Protocol):
         """No answer came in time. Calls `bucket.unanswered`, or `bucket.go_alone` where another question is hopeless."""
 
 
-class _Lease:
-    __slots__ = ("expires", "tokens")
-
-    def __init__(self, tokens: float, expires: float) -> None:
-        self.tokens = tokens
-        self.expires = expires
-
-
 class LeasedBucket(TokenBucket):
     """`rate` in tokens per second, more than 0; `burst` in tokens. Born shared, with nothing."""
 
@@ -78,17 +63,13 @@ class LeasedBucket(TokenBucket):
         "_ask_at",
         "_debt",
         "_expires",
-        "_grows_from",
         "_landlord",
         "_leased",
         "_leases",
-        "_left",
-        "_most",
-        "_most_at",
         "_owes_until",
         "_patience",
+        "_prospect",
         "_share_of_burst",
-        "_sharers_at",
         "_spare",
         "_spent",
         "_waiting",
@@ -104,7 +85,6 @@ class LeasedBucket(TokenBucket):
         "need",
         "owner",
         "question",
-        "sharers",
         "want",
     )
 
@@ -114,19 +94,17 @@ class LeasedBucket(TokenBucket):
         self.full_rate = rate
         self.full_burst = self.burst
         self._landlord = landlord
-        self._leases: list[_Lease] = []  # seldom more than two
+        self._prospect = Prospect(rate, self.burst, landlord)
+        self._leases = Leases()
         self._leased = 0.0  # tokens that were there after the last lease came
         self._expires = 0.0  # when the last lease ends
         self._spent = 0.0  # tokens, since the last question
         self._ask_at = 0.0  # no question before, unless it is -inf or past
-        self._left: float | None = None  # tokens to begin with alone, besides those of leases; None: a share
-        self._grows_from = inf  # when that began to grow: since then the store has given nothing
         self._advance_from = inf  # from then on the answer is later than answers are
         self._debt = 0.0  # tokens that passed in advance, to be paid back
         self._owes_until = 0.0  # then the bucket would be full, debt or not
         self._waiting: list[Callable[[], None]] = []
         self._spare = 0.0 if burst >= rate * LATE else SPARE  # as lua/rent.lua has it
-        self._most, self._most_at = inf, 0.0  # tokens that the bucket had at most, and when
         self._patience = inf  # until then frames wait for answers
         self.deadline = inf  # of the answer that is awaited
         self.question = 0  # that was asked last
@@ -136,7 +114,6 @@ class LeasedBucket(TokenBucket):
         self.owner = b""  # as the store named him: he was told to give it back, and has lost it when this one asks again
         self.need = 0.0
         self.want = 0.0
-        self.sharers, self._sharers_at = 0, -inf  # instances that use it, as the store said last, and when
         self.absence: Absence | None = None  # when this bucket was alone, if the store has not answered since
         self._enter(Mode.SHARED)
 
@@ -171,29 +148,31 @@ class LeasedBucket(TokenBucket):
                 return True
             if self.mode is Mode.SHARED:
                 return False
-        if self._share_of_burst < self.full_burst and cost <= self.full_burst:
-            self._save_up(cost, now)
-        return super().would_pass(cost, now)
-
-    def _save_up(self, cost: float, now: float) -> None:
-        """Alone it may save up for one frame that is more than its share, from now on; and for no more than its share after that."""
-        burst = max(cost, self._share_of_burst)
-        if burst != self.burst:
+        if self.burst < cost <= self.full_burst:
             super().would_pass(0.0, now)
-            self.level, self.stamp, self.burst = min(self.pending, burst), now, burst
+            self.level, self.stamp = self.pending, now
+            self.burst = cost  # alone: from now on it saves up for one frame that is more than its share
+        return super().would_pass(cost, now)
 
     def spend(self, cost: float, now: float) -> None:
         if self.mode is Mode.SHARED:
             self._spend_leases(cost, now)
-        else:
-            super().spend(cost, now)
+            return
+        if self.burst > self._share_of_burst:
+            self._end_saving(cost)
+        super().spend(cost, now)
+
+    def _end_saving(self, cost: float) -> None:
+        """What was saved up beyond the share is for one large frame, and lost if another one passes."""
+        self.burst = self._share_of_burst
+        self.pending = min(self.pending, self.burst + (cost if cost > self.burst else 0.0))
 
     def wait(self, cost: float, now: float) -> float:
         if self.mode is not Mode.SHARED:
             return super().wait(cost, now)
         if cost > self.burst:
             return inf
-        missing = cost + self.owed - self._available(now)
+        missing = cost + self.owed - self._leases.available(now)
         return max(self._ask_at - now, missing / self.full_rate) if missing > 0 else 0.0
 
     def due(self, cost: float, now: float, ticket: int | None = None) -> float:
@@ -225,15 +204,9 @@ class LeasedBucket(TokenBucket):
 
     # --- leases
 
-    def _available(self, now: float) -> float:
-        leases = self._leases
-        while leases and leases[0].expires <= now:
-            del leases[0]
-        return sum(lease.tokens for lease in leases)
-
     def _is_leased(self, cost: float, ahead: float, now: float) -> bool:
         """Is `cost` there besides what is there for others? If not, it is asked for, unless it would be in vain."""
-        if self._available(now) - ahead >= cost:
+        if self._leases.available(now) - ahead >= cost:
             return True
         if self.deadline <= now:
             self._landlord.late(self, now)
@@ -245,22 +218,18 @@ class LeasedBucket(TokenBucket):
 
     def _advance_at(self, cost: float, now: float) -> float:
         """When `cost` passes in advance, if no answer comes; infinite if that never happens."""
-        missing = cost + self.owed - self._available(now) - self._in_advance(self._advance_from)
-        return self._advance_from + max(0.0, missing) * self._shares(now) / self.full_rate
+        missing = cost + self.owed + self._debt - self._leases.available(now) - self._prospect.in_advance(self._advance_from)
+        return self._advance_from + max(0.0, missing) / self._prospect.rate(now)
 
     def _is_advanced(self, least: float, now: float) -> bool:
         """No answer yet: what it may have in advance is a lease as well, and a debt."""
-        missing = least - self._available(now)
-        if missing > self._in_advance(now):
+        missing = least - self._leases.available(now)
+        if missing > self._prospect.in_advance(now) - self._debt:
             return False
         self._debt += missing
         self._owes_until = now + self.full_burst / self.full_rate
-        self._hold(missing, now + self.lease_time)
+        self._leases.add(missing, now + self.lease_time)
         return True
-
-    def _hold(self, tokens: float, expires: float) -> None:
-        """Another lease; those that end first are the first."""
-        insort(self._leases, _Lease(tokens, expires), key=attrgetter("expires"))
 
     def _ask(self, need: float, least: float, now: float) -> None:
         """Want twice as much as was used if that was gone too soon, and else as much."""
@@ -272,18 +241,9 @@ class LeasedBucket(TokenBucket):
         self._landlord.ask(self, now)
 
     def _spend_leases(self, cost: float, now: float) -> None:
-        """Take from the lease that ends first. Where more than half is gone, more is asked for ahead of need."""
+        """Where more than half is gone, more is asked for ahead of need."""
         self._spent += cost
-        leases = self._leases
-        missing = cost
-        while missing > 0 and leases:
-            lease = leases[0]
-            taken = min(missing, lease.tokens)
-            lease.tokens -= taken
-            missing -= taken
-            if lease.tokens <= 0:
-                del leases[0]
-        left = sum(lease.tokens for lease in leases)
+        left = self._leases.take(cost)
         if cost <= left < self._leased / 2 and not self.is_asking and now >= self._ask_at:
             self._ask(0.0, cost, now)
 
@@ -294,7 +254,7 @@ class LeasedBucket(TokenBucket):
 
         `usual`: seconds in which answers come; infinite if nobody knows.
         """
-        self._grows_from = min(self._grows_from, now)
+        self._prospect.asked(now)
         self._advance_from = min(self._advance_from, now + usual)
         if self._patience == inf or now > self._patience + PAUSE:
             self._patience = latest
@@ -305,7 +265,7 @@ class LeasedBucket(TokenBucket):
     def put_off(self, owner: bytes, deadline: float, now: float) -> None:
         """The answer is that it will be asked anew before `deadline`: somebody else, `owner`, is giving it back."""
         self.owner = owner
-        self._grows_from = now
+        self._prospect.put_off(now)
         self.deadline = deadline
         self.is_unheard = False
 
@@ -318,16 +278,16 @@ class LeasedBucket(TokenBucket):
 
     def lease(self, tokens: float, retry: float, asked_at: float, now: float, left: float = inf) -> None:
         """More tokens, perhaps 0; no question for `retry` seconds, 0 if there is enough. `left` in the bucket. Only while shared."""
-        self._left, self._grows_from, self.absence = None, inf, None
-        self._most, self._most_at = left, asked_at
+        self._prospect.told(left, asked_at)
+        self.absence = None
         self.owner = b""
         self.deadline = self._patience = self._advance_from = inf
         self.is_unheard = False
         tokens = self._pay(tokens)
         if tokens > 0:
             self._expires = asked_at + self.lease_time
-            self._hold(tokens, self._expires)
-            self._leased = self._available(now)
+            self._leases.add(tokens, self._expires)
+            self._leased = self._leases.available(now)
         self._ask_at = now + retry if retry > 0 else 0.0
         self._wake()
 
@@ -347,7 +307,8 @@ class LeasedBucket(TokenBucket):
         self.epoch, self.heard = epoch, int(epoch)
         self.is_unheard = False
         self.used_by(1, now)
-        self._left, self._grows_from, self.absence = None, inf, None
+        self._prospect.answered()
+        self.absence = None
         self._settle()
 
     def share(self, now: float) -> float:
@@ -356,18 +317,18 @@ class LeasedBucket(TokenBucket):
         level = self.pending
         self._enter(Mode.SHARED)
         self.epoch = b""
-        self._most, self._most_at = level, now
+        self._prospect.told(level, now)
         self._settle()
         return level
 
     def go_alone(self, now: float) -> None:
         """The store is away: begin with a share of what is left, and fill at a share of the rate up to a share of the burst."""
-        self._grows_from = min(self._grows_from, self._landlord.away_since, now)
-        rate, burst = self.full_rate / self._shares(now), max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
-        level = min(burst, self._available(now) + self._alone_with(now, self._share_of_what_was_left(now)))
+        self._prospect.asked(min(self._landlord.away_since, now))
+        rate, burst = self._prospect.rate(now), self._prospect.burst(now)
+        level = min(burst, self._leases.available(now) + self._prospect.alone(now) - self._debt)
         self._enter(Mode.ALONE)
-        self.rate, self.burst, self.level, self.stamp = rate, burst, level, now
-        self._share_of_burst = burst
+        self.rate, self.level, self.stamp = rate, level, now
+        self.burst = self._share_of_burst = burst
         self.absence = self._absence_until(now)
         self._debt = 0.0
         self._settle()
@@ -381,34 +342,12 @@ class LeasedBucket(TokenBucket):
 
     def used_by(self, sharers: int, now: float) -> None:
         """So many instances use it, this one among them."""
-        self.sharers, self._sharers_at = sharers, now
-
-    def _shares(self, now: float) -> int:
-        """How many have one each: those who use it, if that is no old news, or all who may."""
-        may_use_it = 1 if now - self._sharers_at < NEWS else self._landlord.instances
-        return max(self.sharers, may_use_it)
-
-    def _in_advance(self, now: float) -> float:
-        """Tokens that may pass before the answer: what it would have if it were alone, but of what nobody knows only GRACE."""
-        return self._alone_with(now, self._grace if self._most == inf else self._share_of_what_was_left(now))
-
-    def _alone_with(self, now: float, share_left: float) -> float:
-        """Tokens that it would have if it were alone, besides those of leases."""
-        left = share_left if self._left is None else self._left
-        share = max(min(GRACE, self.full_burst), self.full_burst / self._shares(now))
-        return min(share, left + max(0.0, now - self._grows_from) * self.full_rate / self._shares(now)) - self._debt
-
-    def _share_of_what_was_left(self, now: float) -> float:
-        """Of the bucket as the store said last, or as if it had been full and there were one more to share it."""
-        if self._most == inf:
-            return max(self._grace, self.full_burst / (self._shares(now) + 1))
-        return max(self._grace, min(self.full_burst, self.most(min(now, self._grows_from))) / self._shares(now))
+        self._prospect.used_by(sharers, now)
 
     @property
-    def _grace(self) -> float:
-        """Tokens that it has at least: GRACE if the burst has so many for each instance, else a share of it or of the burst."""
-        instances = max(1, self.sharers, self._landlord.instances)
-        return GRACE if self.full_burst >= GRACE * instances else min(GRACE, self.full_burst) / instances
+    def sharers(self) -> int:
+        """Instances that use it, as the store said last."""
+        return self._prospect.sharers
 
     def is_done(self, now: float) -> bool:
         """May it be forgotten, if nobody uses it? Its tokens are with the store, or it is full."""
@@ -425,13 +364,13 @@ class LeasedBucket(TokenBucket):
         super().would_pass(0.0, now)
         left, absence = self.pending, self.absence
         self._enter(Mode.SHARED)
-        self._left, self._grows_from = left, now
+        self._prospect.begin(left, now)
         self.absence = Absence(absence.began if absence is not None else now, now)
         self._settle()
 
     def most(self, now: float) -> float:
         """Tokens that the bucket has at most, whatever became of the store's data and clock; infinite if nobody has told."""
-        return self._most + (now - self._most_at + SLACK) * self.full_rate
+        return self._prospect.most(now)
 
     def _settle(self) -> None:
         self.deadline = self._patience = self._advance_from = inf

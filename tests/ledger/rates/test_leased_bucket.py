@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger.rates.leased_bucket import GRACE, LATE, LOOK_AGAIN, NEWS, PAUSE, SLACK, SPARE, LeasedBucket, Mode
+from proxy.ledger.rates.leased_bucket import LATE, LOOK_AGAIN, PAUSE, SPARE, LeasedBucket, Mode
+from proxy.ledger.rates.prospect import GRACE, SLACK
 
 NOW = 1_000.0
 TIMEOUT = 0.2
@@ -91,15 +92,6 @@ class TestShared:
         bucket.lease(2.0, 0.0, NOW, NOW + 0.1)
         assert bucket.take(1.0, NOW + LEASE - SOON)
         assert not bucket.take(1.0, NOW + LEASE)
-
-    def test_a_lease_that_comes_behind_one_that_ends_later_ends_in_its_time(self) -> None:
-        """An advance is such a one."""
-        bucket, _ = shared()
-        bucket.lease(1.0, 0.0, NOW + 0.1, NOW + 0.1)
-        bucket.lease(3.0, 0.0, NOW, NOW + 0.1)
-        assert bucket.wait(4.0, NOW + LEASE - SOON) == 0
-        assert bucket.wait(1.0, NOW + LEASE) == 0
-        assert bucket.wait(2.0, NOW + LEASE) > 0
 
     def test_an_old_lease_does_not_live_longer_by_a_new_one(self) -> None:
         bucket, _ = shared()
@@ -442,17 +434,6 @@ class TestDone:
         assert bucket.is_done(NOW + 2.1)
 
 
-class TestShares:
-    def test_those_who_use_it_have_one_each_and_later_all_who_may(self) -> None:
-        for ago, share in ((0.0, 10), (NEWS, 4)):
-            bucket, landlord = shared(burst=20.0)
-            landlord.instances = 5
-            bucket.used_by(2, NOW - ago)
-            bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
-            landlord.give_up(bucket, NOW)
-            assert passed(bucket, 30, NOW) == share
-
-
 class TestAbsence:
     def test_is_when_it_was_alone_until_the_store_answers(self) -> None:
         bucket, landlord = shared()
@@ -472,16 +453,11 @@ class TestAbsence:
 
 
 class TestMost:
-    def test_is_unknown_before_the_first_answer(self) -> None:
-        assert shared()[0].most(NOW) == inf
-
-    def test_grows_at_the_rate_from_the_question_on(self) -> None:
+    def test_is_what_the_store_said_or_what_an_owner_had_when_it_gave_the_bucket_back(self) -> None:
         bucket, _ = shared(rate=10.0)
+        assert bucket.most(NOW) == inf
         bucket.lease(0.0, 0.1, NOW, NOW + 0.1, 3.0)
-        assert bucket.most(NOW + 1.0) == 13.0 + SLACK * 10.0
-
-    def test_is_what_an_owner_had_when_it_gave_the_bucket_back(self) -> None:
-        bucket, _ = shared(rate=10.0)
+        assert bucket.most(NOW) == 3.0 + SLACK * 10.0
         bucket.own(5.0, b"1", NOW)
         bucket.share(NOW)
         assert bucket.most(NOW) == 5.0 + SLACK * 10.0
@@ -545,6 +521,28 @@ class TestAlone:
         assert not bucket.take(20.0, later)  # it has its share, and saves from now on
         assert bucket.wait(20.0, later) == 2.0
         assert passed(bucket, 30, later + 100.0) == 10
+
+    def test_small_frames_that_wait_behind_a_large_one_take_nothing_of_what_it_saves_up(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        assert bucket.due(20.0, NOW) == NOW + 2.0
+        bucket.join(1, 20.0)
+        for tenth in range(20):
+            assert not bucket.take(1.0, NOW + tenth / 10)
+        assert bucket.due(20.0, NOW + 2.0, 1) == NOW + 2.0
+        bucket.spend_due(20.0, NOW + 2.0)
+        bucket.leave(1, 20.0)
+        assert passed(bucket, 30, NOW + 100.0) == 10
+
+    def test_what_is_left_beside_a_large_frame_is_a_share_at_most(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        landlord.is_away = True
+        assert not bucket.take(20.0, NOW)
+        assert bucket.take(11.0, NOW + 100.0)
+        assert passed(bucket, 30, NOW + 100.0) == 9
 
     def test_where_the_burst_is_less_than_the_instances_it_may_save_up_for_a_message(self) -> None:
         bucket, landlord = shared(rate=10.0, burst=2.0)

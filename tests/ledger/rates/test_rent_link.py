@@ -9,7 +9,8 @@ from math import inf
 import pytest
 
 from proxy.ledger.links.link import CommandError
-from proxy.ledger.rates.leased_bucket import SLACK, Absence, LeasedBucket, Mode
+from proxy.ledger.rates.leased_bucket import Absence, LeasedBucket, Mode
+from proxy.ledger.rates.prospect import SLACK
 from proxy.ledger.rates.rent import Verb
 from proxy.ledger.rates.rent_link import RentLink
 from proxy.ledger.store import StoreDown

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from proxy.ledger.store import Ask, Claim, Denial, Grant, Store, StoreState
+from proxy.server import eager
 from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, seats_in, the_server_has
 from tests.ledger.penalty_contract import ANN, PenaltyContract, penalty
 from tests.ledger.store_contract import NOW, StoreContract, ask, denied, granted, held, member, seat, token
@@ -61,6 +62,7 @@ class _Elsewhere:
 
     async def admit(self, asks: Sequence[Ask], now: float) -> list[Grant | Denial]:
         for key, seconds in self._told.items():
+            await eager.in_task()  # `eventually` has a timeout
             await eventually(lambda key=key, least=seconds * 800: self._has(key, least), PATIENCE)  # type: ignore[misc]  # defaults bind the loop's variables
         return await self._here.admit(asks, now)
 
