@@ -712,8 +712,8 @@ RATES = (
     Mutant(
         "lease_lives_from_its_answer",
         LEASED_BUCKET,
-        "self._leases.add(tokens, asked_at + self.lease_time)",
-        "self._leases.add(tokens, now + self.lease_time)",
+        "self._expires = asked_at + self.lease_time",
+        "self._expires = now + self.lease_time",
         BUCKET,
     ),
     Mutant("lease_never_ends", LEASES_HELD, "leases[0].expires <= now", "False", HELD),

@@ -64,6 +64,7 @@ class LeasedBucket(TokenBucket):
         "_ask_at",
         "_asked_at",
         "_debt",
+        "_expires",
         "_landlord",
         "_leased",
         "_leases",
@@ -99,6 +100,7 @@ class LeasedBucket(TokenBucket):
         self._prospect = Prospect(rate, self.burst, landlord)
         self._leases = Leases()
         self._leased = 0.0  # tokens that were there after the last lease came
+        self._expires = 0.0  # when the last lease ends
         self._asked_at = -inf  # the last question was sent; since then ...
         self._spent = 0.0  # ... so many tokens were spent
         self._was_dry = False  # ... and a frame came for which there were none
@@ -253,7 +255,8 @@ class LeasedBucket(TokenBucket):
         uses would empty the bucket of a user who is within his limit.
         """
         elapsed = now - self._asked_at
-        if self._was_dry or elapsed < self.lease_time * TOO_SOON:
+        was_dry = self._was_dry or (self.need > 0 and now < self._expires)
+        if was_dry or elapsed < self.lease_time * TOO_SOON:
             return 2 * self._spent
         if self._ask_at > 0:
             return self._spent  # it had to wait before it asked
@@ -304,7 +307,8 @@ class LeasedBucket(TokenBucket):
         self.is_unheard = False
         tokens = self._pay(tokens)
         if tokens > 0:
-            self._leases.add(tokens, asked_at + self.lease_time)
+            self._expires = asked_at + self.lease_time
+            self._leases.add(tokens, self._expires)
             self._leased = self._leases.available(now)
         self._ask_at = now + retry if retry > 0 else 0.0
         self._wake()
