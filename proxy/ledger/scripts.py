@@ -203,6 +203,10 @@ class Keys:
     def holders_of(self, key: bytes) -> Command:
         return (b"HKEYS", self.counts(key))
 
+    def total(self, claim: SeatClaim) -> Command:
+        """How many seats its key has; see `read_total`."""
+        return (b"HGETALL", self.counts(claim.key)) if claim.member is None else (b"HLEN", self.members(claim.key))
+
 
 def _number(value: float) -> bytes:
     return repr(float(value)).encode()
@@ -267,6 +271,15 @@ def read_holders(reply: object) -> Sequence[bytes]:
     if not isinstance(reply, list) or len(reply) > MOST_HOLDERS or not all(map(_is_holder, reply)):
         raise ValueError("no holders")
     return reply
+
+
+def read_total(reply: object) -> int:
+    """Seats of all holders, or distinct members. Raises ValueError for what is not ours."""
+    if isinstance(reply, int):
+        return reply
+    if not isinstance(reply, list) or len(reply) % 2 or not all(map(_is_count, reply[1::2])):
+        raise ValueError("no seats")
+    return sum(map(int, reply[1::2]))
 
 
 def read_told(reply: object) -> tuple[int, ...]:

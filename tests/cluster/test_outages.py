@@ -178,8 +178,9 @@ async def overheard(server: RedisServer) -> AsyncIterator[bytearray]:
 
 async def remembered(server: RedisServer) -> bytes:
     """The scripts that a server with REMEMBERED was asked for since it was started, and before anybody could look on."""
-    entries = await server.ask("SLOWLOG", "GET", -1)
-    return b" ".join(entry[3][1].encode() for entry in entries if entry[3][0].upper() == "EVALSHA")
+    async with server.client(decode_responses=False) as client:
+        entries = await client.execute_command("SLOWLOG", "GET", -1)
+    return b" ".join(entry[3][1] for entry in entries if entry[3][0].upper() == b"EVALSHA")
 
 
 async def listed(server: RedisServer) -> set[str]:

@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
 from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_holders, read_joined, read_listing
+from proxy.ledger.seats.crowds import Crowds
 from proxy.ledger.seats.holders import Holders, has_settled
 from proxy.ledger.seats.own_seats import OwnSeats, Seat
 from proxy.ledger.seats.teller import MAX_FORMER, Teller
@@ -55,6 +56,7 @@ class Keeper:
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
+        self.crowds = Crowds(keys, own)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
         self.doubted: Callable[[], None] = lambda: None  # what it has may be anything, until `healed`
@@ -281,6 +283,7 @@ class Keeper:
                 self.teller.now()
                 await self._beat(own)
                 await self._look()
+                await self.crowds.look(self.do)
             except StoreDown:
                 if not self._link.is_usable:
                     raise

@@ -201,6 +201,7 @@ class RedisStore:
                 self.keeper.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
+        self.keeper.crowds.refused(claim)
         self._full[claim.key] = (now + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)
         if len(self._full) > MAX_FULL:
             self._full.popitem(last=False)

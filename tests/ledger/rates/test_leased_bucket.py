@@ -148,7 +148,7 @@ class TestShared:
         assert landlord.asked[-1] == (1.0, 8.0)
 
     def test_who_waits_for_each_frame_far_from_the_store_soon_wants_enough_for_a_round_trip(self) -> None:
-        bucket, landlord = shared(rate=300.0, burst=300.0)
+        bucket, _ = shared(rate=300.0, burst=300.0)
         now, round_trip, said = NOW, 0.15, 0
         while said < 300:
             while bucket.take(1.0, now):
