@@ -204,6 +204,10 @@ class Keys:
     def holders_of(self, key: bytes) -> Command:
         return (b"HGETALL", self.counts(key))
 
+    def total(self, claim: SeatClaim) -> Command:
+        """How many seats its key has; see `read_total`."""
+        return (b"HGETALL", self.counts(claim.key)) if claim.member is None else (b"HLEN", self.members(claim.key))
+
 
 def _number(value: float) -> bytes:
     return repr(float(value)).encode()
@@ -271,6 +275,15 @@ def read_holders(reply: object) -> Sequence[bytes]:
     if not (all(map(_is_holder, holders)) and all(map(_is_number_of_seats, reply[1::2]))):
         raise ValueError("no holders")
     return holders
+
+
+def read_total(reply: object) -> int:
+    """Seats of all holders, or distinct members. Raises ValueError for what is not ours."""
+    if isinstance(reply, int):
+        return reply
+    if not isinstance(reply, list) or len(reply) % 2 or not all(map(_is_count, reply[1::2])):
+        raise ValueError("no seats")
+    return sum(map(int, reply[1::2]))
 
 
 def read_told(reply: object) -> tuple[int, ...]:

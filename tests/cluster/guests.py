@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
@@ -77,11 +77,15 @@ class Guest(asyncio.Protocol):
 
     async def tick(self) -> float:
         """Say something and hear it back: the seconds that it took."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.say()
+
+    def say(self) -> asyncio.Future[float]:
+        """The same without waiting; cancelled if the connection ends before the answer."""
         heard = self._loop.create_future()
         self._ticks.append(heard)
         self._transport.write(TICK + struct.pack(">d", self._loop.time()))
-        async with asyncio.timeout(PATIENCE):
-            return await heard
+        return heard
 
     def leave(self) -> None:
         """Without a word, as many do."""
@@ -109,6 +113,10 @@ class _Game(asyncio.Protocol):
                 return
             self._is_open, self._received = True, rest
             self.transport.write(SWITCHING)
+        self._hear()
+
+    def _hear(self) -> None:
+        """Take what was said as far as it is whole, and say it back."""
         while len(self._received) >= SAID and self._received[0] == TICK[0]:
             mask, payload = self._received[2:6], self._received[6:SAID]
             self._received = self._received[SAID:]
@@ -119,11 +127,59 @@ class _Game(asyncio.Protocol):
         self._ends.discard(self)
 
 
+class _Listener(_Game):
+    """One end of a game that says nothing back. `sizes`: of the payloads of all frames that it has heard, in bytes."""
+
+    def __init__(self, ends: set[_Game], sizes: list[int]) -> None:
+        super().__init__(ends)
+        self.sizes = sizes
+
+    def _hear(self) -> None:
+        whole = 0  # bytes
+        while (found := _client_frame(self._received, whole)) is not None:
+            size, end = found
+            self.sizes.append(size)
+            whole = end
+        self._received = self._received[whole:]
+
+
+def _client_frame(received: bytes, start: int) -> tuple[int, int] | None:
+    """The payload and the end, in bytes, of the masked frame that begins at `start`; None if it is not whole. RFC 6455 §5.2."""
+    if len(received) < start + 2:
+        return None
+    size = received[start + 1] & 0x7F
+    extended = {126: 2, 127: 8}.get(size, 0)
+    if extended:
+        size = int.from_bytes(received[start + 2 : start + 2 + extended], "big")
+    end = start + 2 + extended + 4 + size
+    return (size, end) if len(received) >= end else None
+
+
 @asynccontextmanager
 async def game() -> AsyncIterator[str]:
     """A game for everybody; its URL."""
     ends: set[_Game] = set()
-    server = await asyncio.get_running_loop().create_server(lambda: _Game(ends), "127.0.0.1", 0, backlog=4096)
+    async with _open(lambda: _Game(ends), ends) as url:
+        yield url
+
+
+@asynccontextmanager
+async def listening_game() -> AsyncIterator[tuple[str, list[list[int]]]]:
+    """A game that takes frames of any size and says nothing. Its URL; and the sizes of the payloads, connection by connection."""
+    ends: set[_Game] = set()
+    heard: list[list[int]] = []
+
+    def listen() -> _Listener:
+        heard.append([])
+        return _Listener(ends, heard[-1])
+
+    async with _open(listen, ends) as url:
+        yield url, heard
+
+
+@asynccontextmanager
+async def _open(serve: Callable[[], _Game], ends: set[_Game]) -> AsyncIterator[str]:
+    server = await asyncio.get_running_loop().create_server(serve, "127.0.0.1", 0, backlog=4096)
     try:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -148,6 +204,12 @@ class Party:
 
     async def knock(self, *asks: tuple[int, bytes]) -> list[Guest]:
         """(port, head) each, all at once: all connections first, then all heads as fast as they go. Waits for all answers."""
+        guests = await self.park(*asks)
+        await self.answered(guests)
+        return guests
+
+    async def park(self, *asks: tuple[int, bytes]) -> list[Guest]:
+        """The same, waiting for no answer: a kernel accepts connections and heads for a gate that is frozen."""
         loop = asyncio.get_running_loop()
         guests = [Guest(head) for _, head in asks]
         self.guests += guests
@@ -155,8 +217,12 @@ class Party:
         async with asyncio.timeout(PATIENCE):
             made = [loop.create_connection(lambda guest=guest: guest, "127.0.0.1", port) for guest, (port, _) in pairs]  # type: ignore[misc]  # a default binds the loop's variable
             await asyncio.gather(*made)
-            await asyncio.gather(*(guest.status for guest in guests))
         return guests
+
+    async def answered(self, guests: Sequence[Guest]) -> None:
+        """Until all of them have heard whether they are let in. Raises TimeoutError."""
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(guest.status for guest in guests))
 
     async def leave(self, guests: Sequence[Guest] | None = None) -> None:
         """These guests or all, and until they are gone here."""

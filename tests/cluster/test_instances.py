@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.gates import GateProcess, gates, seats_in, total_in
-from tests.cluster.guests import Party, game, party, statuses
+from tests.cluster.guests import Guest, Party, game, party, statuses
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.raw import upgrade_head
 from tests.support.redis_servers import RedisServer, redis_server
@@ -23,6 +23,8 @@ TTL = 5.0  # seconds, of a holder
 HEAL = 5.0  # seconds from the return of whatever was away until all is right again
 OWN = 10  # guests of each gate
 CAP = 3 * OWN
+GONE = 4  # guests of a frozen gate who hang up meanwhile
+LEFT = 5  # guests who leave of those to whom its seats were given
 TRIES = 5  # of a refusal, on a machine that does other things too
 KINDS = ["connections", pytest.param("members", marks=pytest.mark.long)]  # the second kind of seat takes the same way
 YAML = f"""
@@ -50,11 +52,16 @@ class House:
 
     async def knock(self, gate: GateProcess, count: int = 1) -> dict[int, int]:
         """So many new users; how many got each answer."""
-        heads = []
-        for _ in range(count):
-            self._users += 1
-            heads.append(upgrade_head(f"/{self.kind}/room?token=user-{self._users}"))
-        return statuses(await self.people.knock(*((gate.port, head) for head in heads)))
+        return statuses(await self.people.knock(*((gate.port, head) for head in self._heads(count))))
+
+    def _heads(self, count: int) -> list[bytes]:
+        """Upgrades of so many new users."""
+        self._users += count
+        return [upgrade_head(f"/{self.kind}/room?token=user-{self._users - number}") for number in range(count)]
+
+    async def park(self, gate: GateProcess, count: int) -> list[Guest]:
+        """So many new users at a gate that is frozen: they wait for what it says."""
+        return await self.people.park(*((gate.port, head) for head in self._heads(count)))
 
     async def refuses(self, gate: GateProcess) -> None:
         """One new user is refused. If the store took longer than it has, the gate decided alone: who came in so leaves, and it is asked again."""
@@ -87,6 +94,10 @@ class House:
 
     async def heals(self, seconds: float = HEAL) -> None:
         await eventually(self.is_right, seconds)
+
+    async def over_limit(self) -> float:
+        """Seats beyond the cap, as the gate says that knows of most."""
+        return max([(await gate.scrape())[f'wsgate_seats_over_limit{{rule="{self.kind}"}}'] for gate in self.gates])
 
     def guests_of(self, gate: GateProcess) -> range:
         first = self.gates.index(gate) * OWN
@@ -149,6 +160,14 @@ async def test_a_gate_that_stops_gives_its_seats_back_at_once(kind: str, tmp_pat
         await house.refuses(house.gates[2])
 
 
+async def _has_told(house: House, seats: int) -> bool:
+    return await house.told() == seats
+
+
+async def _is_over(house: House, seats: int) -> bool:
+    return await house.over_limit() == seats
+
+
 async def _holders_are(house: House, count: int) -> bool:
     """So many instances have seats."""
     found = await seats_in([house.store])
@@ -157,21 +176,36 @@ async def _holders_are(house: House, count: int) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_frozen_gate_is_taken_for_dead_and_comes_back_with_its_guests(kind: str, tmp_path: Path) -> None:
+    """New ones have knocked at it meanwhile, and some of its own have hung up; and of those who have their seats, some leave."""
     async with full_house(tmp_path, kind) as house:
         first, second, third = house.gates
+        own = [house.people.guests[number] for number in house.guests_of(first)]
+        await house.refuses(first)  # so that it has seen what the others have
         first.freeze()
         await house.admitted_within(second, OWN, TTL + 5)
         await house.refuses(third)
+        await house.people.leave(house.people.inside[-LEFT:])
+        await house.people.leave(own[:GONE])
+        await eventually(lambda: _has_told(house, CAP - LEFT))  # there is room, as the store has it now
+        parked = await house.park(first, OWN)
         first.thaw()
+        await house.people.answered(parked)
+        assert statuses(parked).keys() <= {101, 429}
+        assert len(house.people.inside) <= CAP + OWN - LEFT
         await house.heals()
         await eventually(lambda: _is_shared(first), HEAL)  # it asks again only when all is told, two round trips later
-        assert await house.told() == CAP + OWN
+        over = len(house.people.inside) - CAP
+        assert over > 0
         for gate in house.gates:
             await house.refuses(gate)
         assert not lost(house)
-        await house.people.leave([house.people.guests[number] for number in house.guests_of(first)])
+        await eventually(lambda: _is_over(house, over), HEAL)  # a look with the next heartbeat
+        await house.people.leave([*own, *parked])
         await house.heals()
-        await house.refuses(second)
+        await house.admitted_within(third, LEFT, 2)
+        for gate in house.gates:
+            await house.refuses(gate)
+        await eventually(lambda: _is_over(house, 0), HEAL)
         await house.people.leave(house.people.inside[:1])
         await house.admitted_within(third, 1, 2)
         await house.refuses(second)

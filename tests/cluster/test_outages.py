@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ from proxy.ledger.scripts import BURY, JOIN
 from proxy.server.store_watch import DOWN
 from tests.cluster.gates import GateProcess, gates, seats_in, total_in
 from tests.cluster.guests import Guest, Party, game, party, statuses
-from tests.support.cuttable import cuttable
+from tests.support.cuttable import Cuttable, cuttable
 from tests.support.raw import upgrade_head
 from tests.support.redis_servers import FLAVOURS, HOST, Flavour, RedisServer, cluster, redis_server, sentinels
 from tests.support.waiting import eventually, until
@@ -27,8 +28,10 @@ HEAL = 5.0  # seconds from the store's return until all is right again
 ROOM = 100  # guests in a room, which is then full; the same users are in all rooms, each room at another gate
 DELAY = 0.05  # seconds that a frame may be delayed
 RUNS = 5  # short ones; the median of their worst counts
+LONG = 2 * TTL  # seconds: who is away so long is buried
 TALKERS = 10  # users who talk in the last two rooms, and so at two gates
 BEAT = 0.02  # seconds between two ticks of a talker, at each gate
+REMEMBERED = {"slowlog_log_slower_than": 0, "slowlog_max_len": 200_000}  # settings of a server that keeps all that it was asked
 YAML = f"""
 refuse_with: http
 holder_ttl: {TTL:.0f}s
@@ -37,7 +40,7 @@ routes: [{{name: room, path: "/{{room}}", upstream: game}}]
 rules:
   - {{name: connections, per: room, connections: {ROOM}}}
   - {{name: members, per: room, members: {ROOM}}}
-  - {{name: chat, per: user, messages: 400/s, burst: 400, on_excess: close}}  # four times what a talker says
+  - {{name: chat, per: user, messages: 125/s, burst: 125, on_excess: close}}
 """
 RULES = ("connections", "members")
 
@@ -173,10 +176,32 @@ async def overheard(server: RedisServer) -> AsyncIterator[bytearray]:
         listening.cancel()
 
 
-def only_moved(asked: bytearray, times: int) -> None:
+async def remembered(server: RedisServer) -> bytes:
+    """The scripts that a server with REMEMBERED was asked for since it was started, and before anybody could look on."""
+    async with server.client(decode_responses=False) as client:
+        entries = await client.execute_command("SLOWLOG", "GET", -1)
+    return b" ".join(entry[3][1] for entry in entries if entry[3][0].upper() == b"EVALSHA")
+
+
+async def listed(server: RedisServer) -> set[str]:
+    return set(await server.ask("HKEYS", "wsgate:h"))
+
+
+def buried(asked: bytearray) -> set[str]:
+    """Whom somebody has asked to bury."""
+    return {who.decode() for who in re.findall(rb'"%s" "1" "[^"]*" "([0-9a-f]{16})"' % BURY.digest, asked)}
+
+
+def only_moved(asked: bytes | bytearray, times: int) -> None:
     """So many new ids were taken, and nobody asked to bury one, not even in vain: no gate took another one for dead."""
     assert asked.count(JOIN.digest) == times
     assert BURY.digest not in asked
+
+
+async def cut_off(link: Cuttable, seconds: float) -> None:
+    link.hold()
+    await asyncio.sleep(seconds)
+    await link.forward()
 
 
 Outage = Callable[[RedisServer], Awaitable[None]]
@@ -218,10 +243,11 @@ async def test_the_store_is_away_and_back_and_nobody_is_closed(outage: Outage, t
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.value)
 async def test_2000_connections_outlive_a_store_that_is_killed_and_comes_back_empty(flavour: Flavour, tmp_path: Path) -> None:
-    async with redis_server(flavour) as store, hall(tmp_path, [store.url] * 3, [store], rooms=20) as place:
+    async with redis_server(flavour, **REMEMBERED) as store, hall(tmp_path, [store.url] * 3, [store], rooms=20) as place:
         for _ in range(RUNS):
             async with place.outage():
                 await restarted_empty(store)
+            only_moved(await remembered(store), len(place.gates))
         assert [len(gate.told(DOWN)) for gate in place.gates] == [RUNS] * len(place.gates)
         place.nobody_waited()
         await place.is_full_and_fair()
@@ -250,18 +276,22 @@ async def test_2000_connections_outlive_a_store_that_is_frozen_for_a_minute(tmp_
 @pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_2000_connections_outlive_a_partition_of_one_gate(tmp_path: Path) -> None:
+    """The last run is so long that the others take the gate for dead, and rightly so; but never each other."""
     async with (
         redis_server() as store,
         cuttable(store.port) as link,
         hall(tmp_path, [store.url_via(link.port), store.url, store.url], [store], rooms=20) as place,
     ):
         async with overheard(store) as asked:
-            for _ in range(RUNS):
+            for _ in range(RUNS - 1):
                 async with place.outage():
-                    link.hold()
-                    await asyncio.sleep(3)
-                    await link.forward()
-        only_moved(asked, RUNS)
+                    await cut_off(link, 3)
+        only_moved(asked, RUNS - 1)
+        before = await listed(store)
+        async with overheard(store) as asked, place.outage():
+            await cut_off(link, LONG)
+        assert buried(asked) == before - await listed(store)
+        assert len(buried(asked)) == 1
         assert [len(gate.told(DOWN)) for gate in place.gates] == [RUNS, 0, 0]
         place.nobody_waited()
         await place.is_full_and_fair()

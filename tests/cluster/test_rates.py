@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import cast
 
 import pytest
 
+from proxy.wire.frames import Opcode, build_frame
 from tests.cluster.gates import GateProcess, gates
-from tests.cluster.guests import END, TICK, TOCK, game, party
+from tests.cluster.guests import END, TICK, TOCK, Guest, game, listening_game, party, statuses
 from tests.support.cuttable import cuttable
 from tests.support.raw import upgrade_head
 from tests.support.redis_servers import RedisServer, redis_server
@@ -20,6 +22,11 @@ from tests.support.waiting import until
 
 RATE = 100.0
 BURST = 100.0
+LOW_RATE = 10.0
+LOW_BURST = 10.0
+BYTES = 64 * 1024  # a second, and the burst
+SIZES = (1, 125, 126, 1_000, 4_000, 16_000)  # bytes of payload: heads of two lengths
+MASK = bytes(4)
 LATE = 0.25  # seconds: what a lease may add to the bound
 BEAT = 1.8  # seconds between heartbeats at the least
 ANSWER = len(TOCK) + 8
@@ -65,6 +72,11 @@ class Flooder(asyncio.Protocol):
     def say(self, times: int) -> None:
         self.transport.write((TICK + bytes(8)) * times)
 
+    def say_something_of(self, size: int) -> None:
+        """One frame with so many bytes of payload, unless the gate has not taken those before it."""
+        if not self.transport.get_write_buffer_size():
+            self.transport.write(build_frame(Opcode.BINARY, bytes(size), MASK))
+
 
 @asynccontextmanager
 async def flooders(cluster: list[GateProcess], head: bytes = HEAD) -> AsyncIterator[list[Flooder]]:
@@ -81,13 +93,24 @@ async def flooders(cluster: list[GateProcess], head: bytes = HEAD) -> AsyncItera
             one.transport.abort()
 
 
-async def flood(people: list[Flooder], seconds: float) -> float:
+async def flood(people: list[Flooder], seconds: float, pause: float = 0.004) -> float:
     """All say much more than they may. Returns how long that took."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while loop.time() - began < seconds:
         for one in people:
             one.say(2)
+        await asyncio.sleep(pause)
+    return loop.time() - began
+
+
+async def flood_with_bytes(people: list[Flooder], seconds: float) -> float:
+    """All say much more than they may, in frames of many sizes. Returns how long that took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < seconds:
+        for one in people:
+            one.say_something_of(random.choice(SIZES))
         await asyncio.sleep(0.004)
     return loop.time() - began
 
@@ -130,6 +153,76 @@ async def test_a_flood_of_30_seconds_through_four_gates_gets_97_percent_of_one_b
     passed, lasted, questions = await through_four_gates(30.0, tmp_path)
     assert 0.97 * (BURST + RATE * lasted) <= passed <= BURST + RATE * (lasted + LATE)
     assert questions < 30
+
+
+async def test_who_uses_80_percent_of_his_limit_at_two_gates_is_not_closed(tmp_path: Path) -> None:
+    """All the time, and nine others too: what gates have for him and do not use is lost to him, and that is to be little."""
+    yaml = f"rules: [{{name: chat, per: user, messages: {RATE:.0f}/s, burst: {BURST:.0f}, on_excess: close}}]\n"
+    pace = 2 / (0.8 * RATE)  # seconds between two messages of one guest
+    loop = asyncio.get_running_loop()
+    async with game() as url, redis_server() as store, gates(tmp_path, yaml, url, [store.url] * 2) as cluster, party() as people:
+        heads = [upgrade_head(f"/?token=user-{number}") for number in range(10)]
+        guests = await people.knock(*((gate.port, head) for gate in cluster for head in heads))
+        began = loop.time()
+
+        async def talk(guest: Guest, at: float) -> None:
+            while at < began + 5 and not people.lost:
+                await asyncio.sleep(at - loop.time())
+                if guest.is_inside:
+                    guest.say()
+                at += pace
+
+        await asyncio.gather(*(talk(guest, began + random.uniform(0, pace)) for guest in guests))
+        assert not people.lost
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_a_flood_of_a_low_rate_through_20_gates_gets_90_percent_of_one_bucket(tmp_path: Path) -> None:
+    yaml = YAML.replace(f"{RATE:.0f}/s, burst: {BURST:.0f}", f"{LOW_RATE:.0f}/s, burst: {LOW_BURST:.0f}")
+    async with AsyncExitStack() as stack:
+        url, store = await stack.enter_async_context(game()), await stack.enter_async_context(redis_server())
+        cluster: list[GateProcess] = []
+        for some in range(5):  # not all at once: each has its deadline to start
+            cluster += await stack.enter_async_context(gates(tmp_path / str(some), yaml, url, [store.url] * 4))
+        people = await stack.enter_async_context(flooders(cluster))
+        lasted = await flood(people, 10.0, pause=0.1)
+        passed = await quiet(lambda: sum(one.passed for one in people))
+        assert 0.9 * (LOW_BURST + LOW_RATE * lasted) <= passed <= LOW_BURST + LOW_RATE * (lasted + LATE)
+        assert sum(1 for one in people if one.passed) > len(people) / 2
+
+
+@pytest.mark.parametrize("on_excess", ["delay", pytest.param("drop", marks=pytest.mark.long)])
+async def test_bytes_through_two_gates_get_one_bucket(on_excess: str, tmp_path: Path) -> None:
+    yaml = f"rules: [{{name: user-bytes, per: user, bytes: 64KiB/s, on_excess: {on_excess}, notify: false}}]\n"
+    async with (
+        listening_game() as (url, heard),
+        redis_server() as store,
+        gates(tmp_path, yaml, url, [store.url] * 2) as cluster,
+        flooders(cluster) as people,
+    ):
+        lasted = await flood_with_bytes(people, 4.0)
+        passed = [sum(sizes) for sizes in heard]
+        assert 0.85 * BYTES * (1 + lasted) <= sum(passed) <= BYTES * (1 + lasted + LATE)
+        assert min(passed) >= 0.2 * sum(passed)
+        assert set(SIZES) == {size for sizes in heard for size in sizes}
+
+
+async def test_new_connections_through_three_gates_get_one_bucket(tmp_path: Path) -> None:
+    """To the connection. The store has 2 s to answer, since who decides alone has a share of his own."""
+    yaml = "refuse_with: http\nstore_timeout: 2s\nrules: [{name: user-upgrades, per: user, upgrades: 5/s, burst: 20}]\n"
+    loop = asyncio.get_running_loop()
+    async with game() as url, redis_server() as store, gates(tmp_path, yaml, url, [store.url] * 3) as cluster, party() as people:
+        guests: list[Guest] = await people.knock((cluster[0].port, HEAD))
+        began = loop.time()
+        guests += await people.knock(*((gate.port, HEAD) for gate in cluster * 20))
+        spent = statuses(guests)
+        while loop.time() - began < 3:
+            guests += await people.knock(*((gate.port, HEAD) for gate in cluster))
+            await asyncio.sleep(0.02)
+        lasted = loop.time() - began
+        assert spent[101] >= 20, spent
+        assert 19 + 5 * lasted - 1 <= statuses(guests)[101] <= 20 + 5 * (lasted + 1)
 
 
 @pytest.mark.parametrize("round_trip", [0.05, 0.1])

@@ -56,6 +56,8 @@ LATE_PENALTIES = (
     "tests/ledger/seats/test_shared_penalties.py",
     "tests/ledger/test_fallback_store.py::test_a_penalty_holds_while_the_store_is_away_and_is_told_to_it_when_it_is_back",
 )
+CROWDS = "proxy/ledger/seats/crowds.py"
+CROWD_TESTS = ("tests/ledger/seats/test_crowds.py",)
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SWEEPS = ("tests/ledger/seats/test_slow_sweep.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
@@ -1083,6 +1085,17 @@ RATES = (
         "self._expires = now + self.lease_time",
         BUCKET,
     ),
+    Mutant(
+        "lease_of_twice_what_is_used",
+        LEASED_BUCKET,
+        "self._spent * min(1.0, self.lease_time / 2 / elapsed)",
+        "2 * self._spent",
+        BUCKET,
+    ),
+    Mutant("lease_of_what_nobody_said_was_too_little", LEASED_BUCKET, "            self._was_dry = True\n", "            pass\n", BUCKET),
+    Mutant("lease_wants_a_part_of_a_token", LEASED_BUCKET, "ceil(max(least", "float(max(least", BUCKET),
+    Mutant("crowd_is_looked_at_for_ever", CROWDS, "if not here or total <= claim.limit:", "if not here:", CROWD_TESTS),
+    Mutant("crowd_is_all_others", CROWDS, "max(0, total - here)", "total", CROWD_TESTS),
     Mutant("lease_never_ends", LEASES_HELD, "leases[0].expires <= now", "False", HELD),
     Mutant("lease_is_taken_from_for_ever", LEASES_HELD, "            lease.tokens -= taken\n", "            pass\n", HELD),
     Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),
@@ -1244,8 +1257,8 @@ RATES = (
     Mutant(
         "asks_for_every_frame",
         LEASED_BUCKET,
-        "if not self.is_asking and now >= self._ask_at:\n            self._ask(self.line",
-        "if not self.is_asking:\n            self._ask(self.line",
+        "if self.is_asking or now < self._ask_at:\n            self._was_dry",
+        "if self.is_asking:\n            self._was_dry",
         BUCKET,
     ),
     Mutant("wakes_nobody", LEASED_BUCKET, "            wake()\n", "            pass\n", BUCKET),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from math import inf
+from math import ceil, inf
 from typing import Final, NamedTuple, Protocol
 
 from proxy.ledger.rates.leases import Leases
@@ -23,6 +23,7 @@ from proxy.ledger.token_bucket import TokenBucket
 
 LATE: Final = 0.25  # seconds: what a lease may live, and a shared bucket fills beyond its burst, together
 SPARE: Final = 0.05  # seconds for which a shared bucket of a small burst fills beyond it, or polls would find nothing (lua/rent.lua)
+TOO_SOON: Final = 0.25  # of the time of a lease, from one question to the next
 PAUSE: Final = 1.0  # seconds: who has waited in vain is refused, and only after so long waits again
 LOOK_AGAIN: Final = 0.02  # seconds: what waits in a line looks so often whether there is an answer, should nobody wake it
 
@@ -61,6 +62,7 @@ class LeasedBucket(TokenBucket):
     __slots__ = (
         "_advance_from",
         "_ask_at",
+        "_asked_at",
         "_debt",
         "_ended",
         "_expires",
@@ -74,6 +76,7 @@ class LeasedBucket(TokenBucket):
         "_spare",
         "_spent",
         "_waiting",
+        "_was_dry",
         "absence",
         "deadline",
         "epoch",
@@ -99,7 +102,9 @@ class LeasedBucket(TokenBucket):
         self._leases = Leases()
         self._leased = 0.0  # tokens that were there after the last lease came
         self._expires = 0.0  # when the last lease ends
-        self._spent = 0.0  # tokens, since the last question
+        self._asked_at = -inf  # the last question was sent; since then ...
+        self._spent = 0.0  # ... so many tokens were spent
+        self._was_dry = False  # ... and a frame came for which there were none
         self._ask_at = 0.0  # no question before, unless it is -inf or past
         self._advance_from = inf  # from then on the answer is later than answers are
         self._debt = 0.0  # tokens that passed in advance, to be paid back
@@ -214,7 +219,9 @@ class LeasedBucket(TokenBucket):
             self._landlord.late(self, now)
             if self.mode is not Mode.SHARED:
                 return False
-        if not self.is_asking and now >= self._ask_at:
+        if self.is_asking or now < self._ask_at:
+            self._was_dry = True
+        else:
             self._ask(self.line[0][1] if ahead > 0 and self.line else cost, cost + ahead, now)
         return now >= self._advance_from and self._is_advanced(cost + ahead, now)
 
@@ -234,13 +241,28 @@ class LeasedBucket(TokenBucket):
         return True
 
     def _ask(self, need: float, least: float, now: float) -> None:
-        """Want twice as much as was used if that was gone too soon, and else as much."""
-        was_scarce = now < self._expires or self._ask_at > 0
-        used = self._spent * 2 if was_scarce else self._spent
+        """For `need`, which is 0 ahead of need, and in all for `least` or what will be used.
+
+        Whole tokens: no others are leased, and who does not get all that he wants has to wait.
+        """
         self.need = min(self.burst, need + self._debt) if need else 0.0
-        self.want = min(self.burst + self.full_rate * self._spare, max(least + self._debt, used))
-        self._spent = 0.0
+        self.want = min(self.burst + self.full_rate * self._spare, ceil(max(least + self._debt, self._demand(now))))
+        self._asked_at, self._spent, self._was_dry = now, 0.0, False
         self._landlord.ask(self, now)
+
+    def _demand(self, now: float) -> float:
+        """Tokens that were used since the last question, twice as many if they were too few, else in half the time of a lease at most.
+
+        There is as much again, which is spent first. What is not spent when its lease ends is lost to all: who took more here than he
+        uses would empty the bucket of a user who is within his limit.
+        """
+        elapsed = now - self._asked_at
+        was_dry = self._was_dry or (self.need > 0 and now < self._expires)
+        if was_dry or elapsed < self.lease_time * TOO_SOON:
+            return 2 * self._spent
+        if self._ask_at > 0:
+            return self._spent  # it had to wait before it asked
+        return self._spent * min(1.0, self.lease_time / 2 / elapsed)
 
     def _spend_leases(self, cost: float, now: float) -> None:
         """Where more than half is gone, more is asked for ahead of need."""

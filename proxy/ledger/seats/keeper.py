@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
 from proxy.ledger.scripts import Command, Joined, Keys, Unlisted, read_joined, read_listing
+from proxy.ledger.seats.crowds import Crowds
 from proxy.ledger.seats.holders import Holders, has_settled
 from proxy.ledger.seats.own_seats import OwnSeats
 from proxy.ledger.seats.slow_sweep import SlowSweep
@@ -52,6 +53,7 @@ class Keeper:
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
         self.holders = Holders(ttl, self._interval)
+        self.crowds = Crowds(keys, own)
         self.teller = Teller(link, keys, own, events)
         self.teller.unlisted = self.not_listed
         self.undertaker = Undertaker(self.do, keys, self.holders, lambda: self.teller.former, events)
@@ -283,9 +285,14 @@ class Keeper:
             for claim in self._sweep.sweep(time.monotonic()):
                 self.undertaker.look_at(claim)
             await self._tick(own)
-            if self.undertaker.has_looks:
+            if self.undertaker.has_looks or self.crowds:
                 with self._lateness():
-                    await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))
+                    await self._beside_heartbeats(own, self._look())
+
+    async def _look(self) -> None:
+        """At keys that may hold what is dead, or too much."""
+        await self.undertaker.look(self._interval / 2)
+        await self.crowds.look(self.do)
 
     async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None]) -> None:
         """Go on being heard while this is done, however long it takes. A doubt ends it.

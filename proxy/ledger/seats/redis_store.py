@@ -205,6 +205,7 @@ class RedisStore:
                 self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
         self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
+        self.keeper.crowds.refused(claim)
         if asked.began <= max(self._given_back.get(claim.key, 0.0), self._given_back_since):
             return denial  # there is room by now
         self._full[claim.key] = (time.monotonic() + FULL_FOR, tuple(asked.ask[: denial.broken + 1]), denial)

@@ -103,15 +103,17 @@ class TestShared:
 
     def test_it_is_asked_for_more_before_the_last_token_is_gone(self) -> None:
         bucket, landlord = shared()
+        assert not bucket.take(1.0, NOW)
         bucket.lease(8.0, 0.0, NOW, NOW)
         assert passed(bucket, 4, NOW) == 4
-        assert landlord.asked == []
+        assert landlord.asked == [(1.0, 1.0)]
         assert passed(bucket, 1, NOW) == 1
-        assert landlord.asked == [(0.0, 10.0)]
+        assert landlord.asked[1:] == [(0.0, 10.0)]
         assert passed(bucket, 3, NOW) == 3  # what is there goes on to pass
 
     def test_it_wants_twice_what_was_gone_too_soon_and_no_more_than_was_used_otherwise(self) -> None:
         bucket, landlord = shared()
+        assert not bucket.take(1.0, NOW)
         bucket.lease(2.0, 0.0, NOW, NOW)
         assert passed(bucket, 3, NOW) == 2
         assert landlord.asked[-1] == (1.0, 4.0)
@@ -120,6 +122,61 @@ class TestShared:
         later = NOW + 1
         assert not bucket.take(1.0, later)
         assert landlord.asked[-1] == (1.0, 1.0)
+
+    @pytest.mark.parametrize("pause", [0.004, 0.01, 0.025, 0.06, 0.12, 0.2])
+    def test_who_uses_it_steadily_is_lent_hardly_more_than_he_uses(self, pause: float) -> None:
+        bucket, landlord = shared(rate=300.0, burst=300.0)
+        lent, now = 0.0, NOW
+        for _ in range(500):
+            while not bucket.take(1.0, now):
+                lent += bucket.want
+                bucket.lease(bucket.want, 0.0, now, now)
+            if bucket.is_asking:
+                lent += bucket.want
+                bucket.lease(bucket.want, 0.0, now, now)
+            now += pause
+        assert lent <= 1.15 * 500
+        assert len(landlord.asked) <= min(500, 16 * 500 * pause) + 5
+
+    def test_who_had_none_while_he_was_not_to_ask_wants_twice_as_much(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.take(1.0, NOW)
+        bucket.lease(4.0, 0.2, NOW, NOW)
+        assert passed(bucket, 4, NOW + 0.1) == 4
+        assert not bucket.take(1.0, NOW + 0.1)
+        assert not bucket.take(1.0, NOW + 0.2)
+        assert landlord.asked[-1] == (1.0, 8.0)
+
+    def test_who_waits_for_each_frame_far_from_the_store_soon_wants_enough_for_a_round_trip(self) -> None:
+        bucket, _ = shared(rate=300.0, burst=300.0)
+        now, round_trip, said = NOW, 0.15, 0
+        while said < 300:
+            while bucket.take(1.0, now):
+                said += 1
+            now += round_trip
+            bucket.lease(min(bucket.want, 45.0), 0.0, now - round_trip, now)
+        assert now - NOW < 15 * round_trip
+
+    def test_who_was_not_to_ask_and_had_enough_wants_as_much_again(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.take(1.0, NOW)
+        bucket.lease(8.0, 0.2, NOW, NOW)
+        assert passed(bucket, 6, NOW + 0.1) == 6
+        assert passed(bucket, 1, NOW + 0.2) == 1
+        assert landlord.asked[1:] == [(0.0, 7.0)]
+
+    def test_it_wants_whole_tokens_since_others_are_not_lent(self) -> None:
+        bucket, landlord = shared(burst=200.0)
+        landlord.usual = 0.03
+        assert not bucket.take(1.0, NOW)
+        bucket.lease(1.0, 0.0, NOW, NOW, 0.0)
+        assert bucket.take(1.0, NOW)
+        assert not bucket.take(1.0, NOW + 1)
+        assert bucket.take(0.3, NOW + 1.04)  # in advance
+        assert bucket.owes > 0
+        bucket.unanswered()
+        assert not bucket.take(50.0, NOW + 1.05)
+        assert landlord.asked[-1][1] == 51.0
 
     def test_it_never_wants_more_than_the_shared_bucket_holds(self) -> None:
         bucket, landlord = shared(burst=20.0)
