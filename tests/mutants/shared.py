@@ -944,8 +944,8 @@ SHARED = (
     Mutant(
         "a_long_look_silences_the_heartbeat",
         KEEPER,
-        "await self._beside_heartbeats(own, self.undertaker.look(self._interval / 2))",
-        "await self.undertaker.look(self._interval / 2)",
+        "await self._beside_heartbeats(own, self._look())",
+        "await self._look()",
         (f"{_DEAD}::test_one_look_that_takes_long_leaves_the_heartbeat_alone",),
     ),
     Mutant(
