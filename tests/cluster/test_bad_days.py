@@ -248,7 +248,7 @@ async def deaf(place: Place) -> AsyncIterator[None]:
 Trouble = Callable[[Place], AsyncIterator[None]]
 FREQUENT: list[Trouble] = [loading, a_replica, out_of_memory, scripts_gone, user_off, half_open]
 RARE: list[Trouble] = [busy, password_changed, deaf]
-DOWNS = {scripts_gone: 0, half_open: ROUNDS, out_of_memory: 2}  # lines; else 1. What has no memory takes what it is told, and then refuses
+DOWNS = {scripts_gone: 0, half_open: ROUNDS}  # lines; else 1
 
 
 @pytest.mark.parametrize("trouble", [*FREQUENT, *(pytest.param(one, marks=pytest.mark.long) for one in RARE)], ids=lambda one: one.__name__)

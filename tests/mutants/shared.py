@@ -1358,7 +1358,8 @@ RATES = (
     Mutant("an_outage_that_was_none", RENT_LINK, "        if away_since <= now:\n", "        if True:\n", SAID),
     Mutant("knows_the_older_absence", RENT_LINK, "last = max((one for", "last = min((one for", SAID),
     Mutant("what_is_lost_begins_with_all_of_it", RENT_LINK, "bucket.full_burst / (instances + 1))", "bucket.full_burst)", SAID),
-    Mutant("errors_that_nobody_waits_for_are_logged", RENT_LINK, "        answer.exception()\n", "        pass\n", SAID),
+    Mutant("errors_that_nobody_waits_for_are_logged", RENT_LINK, "error = answer.exception()", "error = None", SAID),
+    Mutant("what_is_told_without_scripts_is_lost", RENT_LINK, "error.missing_script and not is_repeated", "False", SAID),
     Mutant("tells_all_at_once", OWN_BUCKETS, "await asyncio.wait(answers)\n", "pass\n", TOLD_AGAIN),
     Mutant(
         "tells_twice_at_a_time",

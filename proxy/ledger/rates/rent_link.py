@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Final
 
-from proxy.ledger.links.link import Link
+from proxy.ledger.links.link import CommandError, Link
 from proxy.ledger.rates.leased_bucket import Absence, LeasedBucket
 from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands, Verb
 from proxy.ledger.store import StoreDown, StoreEvents
@@ -77,10 +78,17 @@ class RentLink:
         """
         return self._link.call(self._commands.rent(word, self._knowledge(absence, now), holder))
 
-    def tell(self, word: Rent, now: float) -> None:
-        """Say something to which there is no answer that matters."""
+    def tell(self, word: Rent, now: float, *, is_repeated: bool = False) -> None:
+        """Say something to which there is no answer that matters; a second time if the script was missing."""
         with suppress(StoreDown):
-            self.call(word, now).add_done_callback(_look_away)
+            self.call(word, now).add_done_callback(partial(self._told, word, now, is_repeated))
+
+    def _told(self, word: Rent, now: float, is_repeated: bool, answer: asyncio.Future[object]) -> None:  # noqa: FBT001 -- a callback
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if isinstance(error, CommandError) and error.missing_script and not is_repeated:
+            self.tell(word, now, is_repeated=True)
 
     def disown(self, key: bytes, now: float) -> None:
         """Somebody wants a bucket from us of which we know nothing. Whatever was said of it, we may have heard it."""
@@ -108,9 +116,3 @@ class RentLink:
             self._absence = Absence(away_since, now)
         if lost_data:
             self._lost_at = now
-
-
-def _look_away(answer: asyncio.Future[object]) -> None:
-    """Nobody waits for this one."""
-    if not answer.cancelled():
-        answer.exception()

@@ -61,7 +61,7 @@ class Keeper:
         self.healed: Callable[[bool], None] = lambda _: None  # it is there again; argument: and has forgotten everything
         self.state = StoreState.DOWN
         self.reason = "not connected yet"
-        self._is_refused = False  # it answered, and took no writes
+        self._is_refused = False  # it answered, and did not do what it was asked
         self._is_flushed = False  # and has not decided since
         self._patience = 0.0  # seconds that others have to tell what they hold, before it decides ...
         self._loss = ""  # ... and why, for a sentence that begins with "it"
@@ -118,6 +118,11 @@ class Keeper:
         self._enter(StoreState.DOWN, why)
         self._first.set()
         self._changed.set()
+
+    def refused(self, why: str) -> None:
+        """It answered, and did not do it. Until it was tried whether it takes writes, it is not said to be back."""
+        self._is_refused = True
+        self.fault(why)
 
     def not_listed(self, holder: bytes) -> None:
         """The store does not know this id. If we have another one by now, that is no news."""

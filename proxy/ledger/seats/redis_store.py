@@ -135,7 +135,7 @@ class RedisStore:
             self._cancel(asked)
             if error.missing_script and asked.repeats:
                 return await self._ask_anew(asked)
-            self.keeper.fault(str(error))
+            self.keeper.refused(str(error))
             raise StoreDown(str(error), outcome_known=True) from error
         except Unlisted as error:
             self._cancel(asked)

@@ -51,6 +51,15 @@ class TestWords:
         assert link.sent[0][0][3] == b"test:b:{rule:other}"
         assert link.words()[0].items() >= {"verb": b"yield", "epoch": b"", "number": b"1", "heard": b"1"}.items()
 
+    async def test_what_is_told_as_the_scripts_are_forgotten_is_told_once_more(self) -> None:
+        rents, link, _ = recorded()
+        rents.disown(b"rule:other", NOW)
+        await link.answer(CommandError("missing script", missing_script=True))
+        first, second = (command for command, _ in link.sent)
+        assert first == second
+        await link.answer(CommandError("missing script", missing_script=True))
+        assert len(link.sent) == 2
+
     async def test_where_nobody_is_there_a_question_is_refused_and_what_needs_no_answer_is_lost(self) -> None:
         rents, link, _ = recorded()
         word = rents.word(LeasedBucket(b"rule:key", 2.0, 20.0, Alone()))
