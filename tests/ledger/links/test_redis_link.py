@@ -170,8 +170,8 @@ async def test_a_lost_connection_fails_what_was_asked_at_once() -> None:
 
 
 async def test_a_server_that_takes_no_more_connections_is_said_and_tried_again() -> None:
-    async with redis_server(maxclients=1) as server, server.client() as only:
-        await only.ping()
+    async with redis_server() as server, server.client() as only:
+        await only.config_set("maxclients", 1)
         async with linked(address_of(server)) as link:
             await until(lambda: "max number of clients" in link.reason, PATIENCE)
             assert not link.is_usable
