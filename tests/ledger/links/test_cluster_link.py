@@ -310,7 +310,7 @@ async def test_a_master_that_is_added_is_no_doubt(pool: Pool) -> None:
         link, told = one.store._shared._link, list[bool]()
         keeper = link.up
 
-        def up(anew: bool) -> None:  # noqa: FBT001 -- a callback of one argument
+        def up(anew: bool) -> None:
             told.append(anew)
             keeper(anew)
 
