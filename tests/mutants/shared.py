@@ -49,6 +49,8 @@ LATE_PENALTIES = (
 )
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
+_STORY = "tests/ledger/test_story.py"
+_ALONE = "test_who_is_alone_leaves_what_the_others_had_when_he_last_heard"
 REFUND = "proxy/ledger/lua/refund.lua"
 PROBE = "proxy/ledger/lua/probe.lua"
 REFUNDS = ("tests/ledger/test_refund.py",)
@@ -654,6 +656,17 @@ SHARED = (
         "            self._denied(one_line(error))\n",
         "",
         ("tests/ledger/links/test_subscription.py::test_whom_the_server_does_not_let_listen_is_told_why_and_hears_when_it_does",),
+    ),
+    # several instances
+    Mutant(
+        "alone_there_is_room_for_all", FALLBACK, "return self._own.has_room(claim), None", "return True, None", (f"{_STORY}::{_ALONE}",)
+    ),
+    Mutant(
+        "levels_tell_a_new_server_nothing",
+        LEVELS,
+        "return found or NOTHING",
+        "return NOTHING",
+        (f"{_STORY}::test_a_loss_of_data_brings_back_no_upgrades_that_all_know_to_be_spent",),
     ),
     # the wrong key, and scripts that only a Cluster or a server without memory needs
     Mutant(
