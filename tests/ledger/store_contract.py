@@ -63,11 +63,13 @@ async def ask(store: Store, *claims: Claim, now: float = NOW) -> Grant | Denial:
     finally:
         asyncio._enter_task(loop, ours)
     try:
-        return await answered
+        return await asyncio.shield(answered)
     except asyncio.CancelledError:
         if rest is not None:
             rest.cancel()
             await asyncio.wait([rest])
+        if answered.done() and isinstance(found := answered.result(), Grant):
+            store.release(found)  # it came in the same turn
         raise
 
 

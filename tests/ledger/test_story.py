@@ -15,6 +15,7 @@ Each kind of trouble comes as often in a story as `TROUBLES` has it. The times a
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import proxy.ledger.links.redis_link
+import tests.support.redis_servers
 from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreState
 from tests.ledger.instances import Instance, address_of, instance, the_server_has, the_server_has_now
 from tests.ledger.store_contract import member, seat, token
@@ -59,13 +61,13 @@ ALL_OVER = st.lists(st.tuples(WHO, CLAIMS), max_size=8)
 AT_ONE = st.tuples(WHO, st.lists(CLAIMS, max_size=8)).map(lambda drawn: [(drawn[0], claims) for claims in drawn[1]])
 CROWDS = st.one_of(ALL_OVER, AT_ONE)
 LEAVERS = st.lists(st.tuples(WHO, st.integers(0, 20)), max_size=2)
-PAUSES = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.1, 0.4, TTL])  # seconds
+PAUSES = st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.1, 0.1, 0.4, TTL])  # seconds
 LASTING = st.sampled_from([0.0, 0.0, 0.05, 0.3, TTL])  # seconds
 NUMBERS = st.integers(0, 1_000_000).filter(bool)  # hypothesis begins with what is simplest: a story in which nobody knocks
 
 TROUBLES: Final = (
     *("crash", "cut", "lose_replies", "stand_still", "mend", "mend"),
-    *("restart_empty", "the_past", "the_past", "freeze", "flush", "nothing", "heal"),
+    *("restart_empty", "the_past", "the_past", "freeze", "flush", "heal"),
 )
 """Names of methods. The past is kept at first, and comes back then."""
 
@@ -501,7 +503,8 @@ class Story(RuleBasedStateMachine):
     async def _end(self) -> None:
         """One more is killed, all is healed, every seat that is free is given, and no more, and the dead have nothing; then all leave, and
         nothing is left."""
-        await self.crash(max(range(INSTANCES), key=lambda who: len(self.sites[who].has(b"room"))))
+        if self.troubles:
+            await self.crash(max(range(INSTANCES), key=lambda who: len(self.sites[who].has(b"room"))))
         await self.heal()
         deadline = time.monotonic() + FREED
         for key, cap in CAPS.items():
@@ -513,7 +516,7 @@ class Story(RuleBasedStateMachine):
                 self._leave(site, 0)
         await the_server_has(self.server, {}, HEALED)
         assert await self.server.ask("KEYS", "test:[nm]:*") == []
-        assert [len(list(site.one.store._own)) for site in self.sites] == [0] * INSTANCES
+        await until(lambda: not any(len(site.one.store._own) for site in self.sites), HEALED)
 
     async def _fill(self, key: str, cap: int, deadline: float) -> None:
         """What a dead instance had comes free when it has been dead for a ttl, so this may take as long."""
@@ -554,8 +557,10 @@ class Story(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True, scope="module")
 def short_times() -> object:
-    """Of the connection; those of the store follow from the ttl."""
+    """Of the connection; those of the store follow from the ttl. And servers take ports by a chance of their own: hypothesis makes that of
+    all stories the same, and who was killed would find another story's server on its port."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tests.support.redis_servers, "random", random.SystemRandom())
         patch.setattr(proxy.ledger.links.redis_link, "PAUSES", (0.02, 0.05, 0.1))
         patch.setattr(proxy.ledger.links.redis_link, "STALL", 0.3)
         yield

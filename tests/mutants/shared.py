@@ -63,6 +63,8 @@ SWEEPS = ("tests/ledger/seats/test_slow_sweep.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
 BATCHES = ("tests/ledger/links/test_redis_link.py::test_all_of_one_turn_goes_out_in_one_write_and_at_most_128_of_it",)
 WORDS = ("tests/ledger/links/test_parsers.py::test_what_the_server_says_means_the_same",)
+_STORY = "tests/ledger/test_story.py"
+_ALONE = "test_who_is_alone_leaves_what_the_others_had_when_he_last_heard"
 REFUND = "proxy/ledger/lua/refund.lua"
 PROBE = "proxy/ledger/lua/probe.lua"
 REFUNDS = ("tests/ledger/test_refund.py",)
@@ -727,6 +729,17 @@ SHARED = (
         "    except Exception as error:\n        raise StoreDown",
         "    except (OSError, ValueError) as error:\n        raise StoreDown",
         ("tests/ledger/links/test_subscription.py::test_whoever_says_what_no_redis_says_is_tried_again_and_again",),
+    ),
+    # several instances
+    Mutant(
+        "alone_there_is_room_for_all", FALLBACK, "return self._own.has_room(claim), None", "return True, None", (f"{_STORY}::{_ALONE}",)
+    ),
+    Mutant(
+        "levels_tell_a_new_server_nothing",
+        LEVELS,
+        "return found or NOTHING",
+        "return NOTHING",
+        (f"{_STORY}::test_a_loss_of_data_brings_back_no_upgrades_that_all_know_to_be_spent",),
     ),
     # the wrong key, and scripts that only a Cluster or a server without memory needs
     Mutant(
