@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.app import open_files
-from proxy.ledger.seats.keeper import HEARTBEAT, JITTER, REFRESH
+from proxy.ledger.seats.keeper import HEARTBEAT, JITTER
+from proxy.ledger.seats.slow_sweep import REFRESH
 from tests.cluster.gates import gates
 from tests.cluster.guests import game, party, statuses
 from tests.support.raw import upgrade_head
