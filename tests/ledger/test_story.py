@@ -15,7 +15,6 @@ Each kind of trouble comes as often in a story as `TROUBLES` has it. The times a
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -28,7 +27,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import proxy.ledger.links.redis_link
-import tests.support.redis_servers
 from proxy.ledger.store import Ask, Denial, Grant, SeatClaim, StoreState
 from tests.ledger.instances import Instance, address_of, instance, the_server_has, the_server_has_now
 from tests.ledger.store_contract import member, seat, token
@@ -557,10 +555,8 @@ class Story(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True, scope="module")
 def short_times() -> object:
-    """Of the connection; those of the store follow from the ttl. And servers take ports by a chance of their own: hypothesis makes that of
-    all stories the same, and who was killed would find another story's server on its port."""
+    """Of the connection; those of the store follow from the ttl."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tests.support.redis_servers, "random", random.SystemRandom())
         patch.setattr(proxy.ledger.links.redis_link, "PAUSES", (0.02, 0.05, 0.1))
         patch.setattr(proxy.ledger.links.redis_link, "STALL", 0.3)
         yield

@@ -73,7 +73,7 @@ def program(flavour: Flavour) -> Path:
 def free_port() -> int:
     """Nobody listens there now, and no outgoing connection will take it."""
     while True:
-        port = random.choice(PORTS)
+        port = random.SystemRandom().choice(PORTS)  # hypothesis makes other chance the same in all processes
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
