@@ -7,7 +7,9 @@ its share while the store is away, one of so many as were last listed. Penalties
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -132,11 +134,12 @@ class FallbackStore:
         """As the contract says; raises StoreDown only if nobody is to be admitted without the shared store."""
         if len(self._shared.penalties):
             asks = [self._with_penalties(ask, now) for ask in asks]
+        until = time.monotonic() + self._shared.timeout
         begun = [self._begin(ask, now) for ask in asks]
         decided: list[Grant | Denial] = []
         try:
             for ask, asked in zip(asks, begun, strict=True):
-                decided.append(await self._finish(ask, asked, now))
+                decided.append(await self._finish(ask, asked, now, until))
         except BaseException:
             self._undo(decided, begun[len(decided) + 1 :])
             raise
@@ -153,15 +156,34 @@ class FallbackStore:
         except StoreDown:
             return None
 
-    async def _finish(self, ask: Ask, asked: Asked | Denial | None, now: float) -> Grant | Denial:
+    async def _finish(self, ask: Ask, asked: Asked | Denial | None, now: float, until: float) -> Grant | Denial:
         if asked is not None:
             try:
                 return await self._shared.finish(asked)
             except StoreDown:
                 pass
+        answer = await self._ask_when_healed(ask, now, until)
+        if answer is not None:
+            return answer
         if self._on_store_down is OnStoreDown.CLOSED:
             raise StoreDown("the store is away", outcome_known=True)
         return self._decide_alone(ask, now)
+
+    async def _ask_when_healed(self, ask: Ask, now: float, until: float) -> Grant | Denial | None:
+        """After a doubt the store is told what is held here and decides again, mostly within a round trip or two: so it is asked then.
+
+        What is decided alone meanwhile would know nothing of the others: a process that was frozen finds all who knocked meanwhile.
+        """
+        if not await self._shared.keeper.heals_by(until):
+            return None
+        asked = self._begin(ask, now)
+        if asked is None:
+            return None
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                return await self._shared.finish(asked)
+        except (StoreDown, TimeoutError):
+            return None
 
     def _undo(self, decided: list[Grant | Denial], begun: list[Asked | Denial | None]) -> None:
         for answer in decided:

@@ -180,7 +180,6 @@ async def test_a_frozen_gate_is_taken_for_dead_and_comes_back_with_its_guests(ki
     async with full_house(tmp_path, kind) as house:
         first, second, third = house.gates
         own = [house.people.guests[number] for number in house.guests_of(first)]
-        await house.refuses(first)  # so that it has seen what the others have
         first.freeze()
         await house.admitted_within(second, OWN, TTL + 5)
         await house.refuses(third)

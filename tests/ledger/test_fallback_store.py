@@ -115,6 +115,34 @@ async def test_a_batch_that_cannot_be_finished_holds_nothing() -> None:
         await the_server_has(server, {})
 
 
+async def test_after_a_doubt_whoever_asks_waits_until_the_store_decides_again() -> None:
+    """Alone it would be decided by what was never seen of the others: here nothing."""
+    async with redis_server() as server, instance(address_of(server), deadline=5.0) as one, instance(address_of(server)) as other:
+        await granted(other.store, seat())
+        one.store._shared.keeper.doubt()
+        began = time.monotonic()
+        assert await denied(one.store, seat()) == Denial(0, None, ())
+        assert time.monotonic() - began < 2.5
+        assert await denied(one.store, seat("none", 0)) == Denial(0, None, ())
+        await granted(one.store, seat("other"))
+        assert one.store.state is StoreState.UP
+
+
+async def test_what_takes_longer_than_an_answer_to_be_told_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with redis_server() as server, instance(address_of(server), deadline=0.3) as one:
+        told = asyncio.Event()
+        monkeypatch.setattr(one.store._shared.keeper.teller, "everything", lambda _: told.wait())
+        one.store._shared.keeper.doubt()
+        began = time.monotonic()
+        await granted(one.store, seat())
+        first = time.monotonic() - began
+        await granted(one.store, seat("other"))
+        assert first >= 0.29
+        assert time.monotonic() - began - first < 0.2
+        assert one.store.state is StoreState.HEALING
+        told.set()
+
+
 async def test_upgrades_are_shared_by_as_many_as_were_last_listed() -> None:
     async with redis_server() as server, instance(address_of(server), ttl=1.0) as one, instance(address_of(server)) as other:
         await one.store._shared.keeper._beat(one.holder or b"")

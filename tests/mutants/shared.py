@@ -105,6 +105,11 @@ ANSWERS = (f"{_LANDLORD}::TestAnswers",)
 DOUBTS = (f"{_LANDLORD}::TestDoubts",)
 FULL = (f"{_OWN}::test_what_could_not_be_given_back_stays_ours",)
 
+HEALED_SOON = (
+    "tests/ledger/test_fallback_store.py::test_after_a_doubt_whoever_asks_waits_until_the_store_decides_again",
+    "tests/ledger/test_fallback_store.py::test_what_takes_longer_than_an_answer_to_be_told_is_waited_for_once",
+)
+
 SHARED = (
     # the scripts
     Mutant("admit_lets_one_more_in", ADMIT, "fits = own + elsewhere < limit", "fits = own + elsewhere <= limit", CONTRACT),
@@ -1031,6 +1036,16 @@ SHARED = (
         (f"{_KEEPER}::test_who_stands_still_while_he_tells_everything_begins_anew",),
     ),
     Mutant("own_ids_are_watched", HOLDERS, " if holder not in moving}", "}", JUDGING),
+    # after a doubt
+    Mutant(
+        "nobody_waits_until_it_is_told",
+        FALLBACK,
+        "        if not await self._shared.keeper.heals_by(until):\n",
+        "        if True:\n",
+        HEALED_SOON,
+    ),
+    Mutant("what_takes_long_is_waited_for", KEEPER, "until = min(until, self._doubted_at + self._link.timeout)", "pass", HEALED_SOON),
+    Mutant("who_waits_does_not_hear", KEEPER, "            self._progress.set_result(None)\n", "            pass\n", HEALED_SOON),
 )
 
 RATES = (

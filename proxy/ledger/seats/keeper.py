@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Final, TypeVar
 
 from proxy.ledger.links.link import CommandError, Link
@@ -52,6 +53,8 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._first = asyncio.Event()
+        self._doubted_at = -inf
+        self._progress: asyncio.Future[None] | None = None  # of healing, for whoever waits for it
         self.holders = Holders(ttl, self._interval)
         self.crowds = Crowds(keys, own)
         self.teller = Teller(link, keys, own, events)
@@ -137,6 +140,7 @@ class Keeper:
             self.teller.retire(own)
             self.holders.doubted()
         self.teller.close()
+        self._doubted_at = time.monotonic()
         if self.state is StoreState.UP:
             self._enter(StoreState.HEALING, "telling it what is held here")
         self._changed.set()
@@ -144,7 +148,25 @@ class Keeper:
     def _enter(self, state: StoreState, why: str = "") -> None:
         if state is not self.state:
             self.state = state
+            self._tell_progress()
             self._events.state_changed(state, why)
+
+    def _tell_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set_result(None)
+            self._progress = None
+
+    async def heals_by(self, until: float) -> bool:
+        """Does it decide again before then (seconds of the monotonic clock), and soon after the doubt? Returns False at once where that is
+        not to be expected. Whoever asks may have no task yet (server/eager.py)."""
+        if self.state is not StoreState.HEALING:
+            return False
+        until = min(until, self._doubted_at + self._link.timeout)
+        while self.state is StoreState.HEALING and not self._patience and (left := until - time.monotonic()) > 0:
+            if self._progress is None:
+                self._progress = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._progress], timeout=left)
+        return self.state is StoreState.UP
 
     async def _keep(self) -> None:
         while True:
@@ -267,6 +289,7 @@ class Keeper:
     async def _settle(self, seconds: float) -> None:
         """After a loss of data, or what may be one: the others tell theirs meanwhile."""
         self._enter(StoreState.HEALING, f"it {self._loss}; the others are telling it what they hold")
+        self._tell_progress()  # it takes longer than anybody waits
         until = time.monotonic() + seconds
         while self.teller.is_open and (left := until - time.monotonic()) > 0:
             await self._sleep(left)

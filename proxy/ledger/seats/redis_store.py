@@ -67,6 +67,11 @@ class RedisStore:
         self._swept_as: bytes | None = None
 
     @property
+    def timeout(self) -> float:
+        """Seconds for an answer."""
+        return self._link.timeout
+
+    @property
     def state(self) -> StoreState:
         return self.keeper.state
 
