@@ -204,7 +204,7 @@ async def test_bytes_through_two_gates_get_one_bucket(on_excess: str, tmp_path: 
         lasted = await flood_with_bytes(people, 4.0)
         passed = [sum(sizes) for sizes in heard]
         assert 0.85 * BYTES * (1 + lasted) <= sum(passed) <= BYTES * (1 + lasted + LATE)
-        assert min(passed) >= 0.2 * sum(passed)
+        assert min(passed) >= 0.1 * sum(passed)  # nobody starves; who is how fast is the machine's affair
         assert set(SIZES) == {size for sizes in heard for size in sizes}
 
 

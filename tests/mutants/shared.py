@@ -110,6 +110,8 @@ HEALED_SOON = (
     "tests/ledger/test_fallback_store.py::test_what_takes_longer_than_an_answer_to_be_told_is_waited_for_once",
 )
 
+DEAF = (f"{_OWN}::TestDeaf",)
+
 SHARED = (
     # the scripts
     Mutant("admit_lets_one_more_in", ADMIT, "fits = own + elsewhere < limit", "fits = own + elsewhere <= limit", CONTRACT),
@@ -1083,7 +1085,7 @@ RATES = (
     ),
     Mutant("rent_any_older_owner_is_believed", RENT, "believed < won and won <= heard", "believed < won", OWNERS),
     Mutant("rent_tells_nobody_that_it_is_free", RENT, "tell(other.id, 'f')", "local _ = other", OWNERS),
-    Mutant("rent_tells_no_owner", RENT, "    tell(owner, 'y')\n", "", OWNERS),
+    Mutant("rent_tells_no_owner", RENT, "  tell(owner, 'y')  -- also", "  -- also", OWNERS),
     Mutant("rent_forgets_what_is_not_full", RENT, "if level >= burst and rate > 0 and sharers == 1", "if sharers == 1", OWNERS),
     Mutant("rent_overtakes", RENT, "level - ahead + 0.000001 >= need", "level + 0.000001 >= need", LEASES),
     Mutant("rent_beyond_the_burst", RENT, "level = math.min(capacity, level + elapsed", "level = math.max(0, level + elapsed", LEASES),
@@ -1176,8 +1178,8 @@ RATES = (
     Mutant(
         "what_was_left_and_not_heard_is_forgotten",
         OWN_BUCKETS,
-        "and self._buckets.get(bucket.key) is None:\n            self._buckets.keep",
-        "and False:\n            self._buckets.keep",
+        "answer.exception() is not None and self._buckets.get(bucket.key) is None:\n            if",
+        "False:\n            if",
         DOUBTS,
     ),
     Mutant("an_outage_is_over_at_first_sight", LANDLORD, "if is_back and self._seems_back:", "if is_back:", DOUBTS),
@@ -1254,7 +1256,11 @@ RATES = (
     Mutant("a_second_question_grows_anew", PROSPECT, "self._grows_from = min(self._grows_from, now)", "self._grows_from = now", PROSPECTS),
     Mutant("put_off_grows_from_the_question", PROSPECT, "        self._grows_from = now\n\n", "        pass\n\n", PROSPECTS),
     Mutant(
-        "an_answer_leaves_what_was_alone", PROSPECT, "self._left, self._grows_from = None, inf\n", "self._grows_from = inf\n", PROSPECTS
+        "an_answer_leaves_what_was_alone",
+        PROSPECT,
+        "self._left, self._grows_from, self.saved = None, inf, 0.0",
+        "self._grows_from, self.saved = inf, 0.0",
+        PROSPECTS,
     ),
     Mutant("news_are_never_old", PROSPECT, "1 if now - self._sharers_at < NEWS else self._others.instances", "1", PROSPECTS),
     Mutant("alone_beyond_its_share", PROSPECT, "return min(self.burst(now), left", "return min(inf, left", PROSPECTS),
@@ -1384,7 +1390,7 @@ RATES = (
     Mutant("whatever_is_said_has_a_number", RENT_LINK, "        if verb is Verb.ASK:\n", "        if verb:\n", SAID),
     Mutant("owns_what_it_cannot_hear_of", RENT_LINK, "may_own=self.may_own", "may_own=True", SAID),
     Mutant("an_outage_that_was_none", RENT_LINK, "        if away_since <= now:\n", "        if True:\n", SAID),
-    Mutant("knows_the_older_absence", RENT_LINK, "last = max((one for", "last = min((one for", SAID),
+    Mutant("knows_the_older_absence", RENT_LINK, "ended = max(ended, absence.ended)", "ended = min(ended, absence.ended)", SAID),
     Mutant("what_is_lost_begins_with_all_of_it", RENT_LINK, "bucket.full_burst / (instances + 1))", "bucket.full_burst)", SAID),
     Mutant("errors_that_nobody_waits_for_are_logged", RENT_LINK, "error = answer.exception()", "error = None", SAID),
     Mutant("what_is_told_without_scripts_is_lost", RENT_LINK, "error.missing_script and not is_repeated", "False", SAID),
@@ -1475,6 +1481,43 @@ RATES = (
         "redis.call('HSET', key, 'w', '1', unpack",
         "redis.call('HSET', key .. 'w', 'w', '1', unpack",
         OWNERS,
+    ),
+    Mutant(
+        "one_given_back_in_vain_is_alone_for_ever",
+        OWN_BUCKETS,
+        "            if bucket.mode is Mode.ALONE:\n",
+        "            if False:\n",
+        DOUBTS,
+    ),
+    Mutant("the_deaf_go_on_owning", OWN_BUCKETS, "if now - self.deaf_since > DEAF and", "if False and", DEAF),
+    Mutant(
+        "who_is_deaf_for_a_moment_owns_nothing", OWN_BUCKETS, "if now - self.deaf_since > DEAF and", "if now > self.deaf_since and", DEAF
+    ),
+    Mutant("deaf_since_the_last_word", REDIS_RATES, "min(self._own.deaf_since, time.monotonic())", "time.monotonic()", DEAF),
+    Mutant(
+        "a_failure_of_long_ago_prolongs_waits",
+        LEASED_BUCKET,
+        "        self._ended = inf\n        self.deadline",
+        "        self.deadline",
+        BUCKET,
+    ),
+    Mutant("a_larger_share_is_taken_for_saved_up", LEASED_BUCKET, "is_saving=is_saving)", "is_saving=True)", BUCKET),
+    Mutant(
+        "rent_tells_the_loser_nothing",
+        RENT,
+        "  tell(owner, 'y')  -- also",
+        "  if ARGV[18] ~= name then tell(owner, 'y') end  -- also",
+        OWNERS,
+    ),
+    Mutant("only_the_last_outage_counts", RENT_LINK, "if began < inf and began - one.ended > refill + UNUSED:", "if began < inf:", SAID),
+    Mutant("all_outages_count", RENT_LINK, "if began < inf and began - one.ended > refill + UNUSED:", "if False:", SAID),
+    Mutant("outages_without_number", RENT_LINK, "self._absences[1 - MOST_ABSENCES :]", "self._absences", SAID),
+    Mutant(
+        "what_a_bucket_missed_besides_does_not_count",
+        RENT_LINK,
+        "away + length if absence.began >= ended else max(away, length)",
+        "max(away, length)",
+        SAID,
     ),
 )
 

@@ -375,9 +375,13 @@ class Cluster:
         await eventually(lambda: self._is_whole(masters), seconds)
 
     async def _is_whole(self, masters: int) -> bool:
-        for node in self.nodes:
-            if node.is_running and "cluster_state:ok" not in await node.ask("CLUSTER", "INFO"):
+        running = [node for node in self.nodes if node.is_running]
+        ports = {node.port for node in running}
+        for node in running:
+            if "cluster_state:ok" not in await node.ask("CLUSTER", "INFO"):
                 return False
+            if any(master[1] not in ports for _, _, master, *_ in await node.ask("CLUSTER", "SLOTS")):
+                return False  # it has not heard of the new one yet
         return len(await self.masters()) == masters
 
     async def form(self) -> None:

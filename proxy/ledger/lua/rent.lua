@@ -146,8 +146,8 @@ elseif owner == id then
 elseif owner and verb == 'ask' then
   if want == 0 then return table.concat({'L 0 0', sharers, -1}, ' ') end
   local name = owner .. ':' .. epoch
+  tell(owner, 'y')  -- also when he loses it: the first time may have been lost by a failover
   if ARGV[18] ~= name then  -- whoever asked before may not have heard that there is an owner, nor this one of him
-    tell(owner, 'y')
     redis.call('HSET', key, 'w', '1', unpack(note(0)))
     return table.concat({'W', PATIENCE + 1, math.max(sharers, 2), name}, ' ')
   end

@@ -283,6 +283,7 @@ class LeasedBucket(TokenBucket):
         nobody_waited = self._ended + LOOK_AGAIN < now and self._ended < self._patience
         if self._patience == inf or nobody_waited or now > self._patience + PAUSE:
             self._patience = latest
+        self._ended = inf
         self.deadline = deadline
         self.question += 1
         self.is_unheard = True
@@ -387,9 +388,9 @@ class LeasedBucket(TokenBucket):
     def rejoin(self, now: float) -> None:
         """The store is back, or may be."""
         super().would_pass(0.0, now)
-        left, absence = self.pending, self.absence
+        left, absence, is_saving = self.pending, self.absence, self.burst > self._share_of_burst
         self._enter(Mode.SHARED)
-        self._prospect.begin(left, now)
+        self._prospect.begin(left, now, is_saving=is_saving)
         self.absence = Absence(absence.began if absence is not None else now, now)
         self._settle()
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Final
 
 from proxy.ledger.links.link import CommandError
@@ -26,6 +27,7 @@ AT_ONCE: Final = 500  # buckets told at once when all are told again
 IN_USE: Final = 2.0  # seconds: who has used a bucket so lately goes on to share it
 REFRESH: Final = 3600.0  # seconds in which every owned bucket is told once, or given back if it is full
 FAREWELL: Final = 1.0  # seconds to give everything back
+DEAF: Final = 4.0  # seconds: who hears nothing for longer owns nothing, if the store is there
 
 
 class OwnBuckets:
@@ -34,6 +36,7 @@ class OwnBuckets:
     def __init__(self, buckets: BucketTable, rents: RentLink) -> None:
         self._buckets = buckets
         self._rents = rents
+        self.deaf_since = inf  # whoever wants a bucket of ours cannot tell us
         self._untold: set[LeasedBucket] = set()  # owned, and whether the store knows that is not known
         self._to_refresh: list[LeasedBucket] = []
         self._refresh_rate = 0.0  # buckets a second
@@ -70,6 +73,8 @@ class OwnBuckets:
 
     def _gone(self, bucket: LeasedBucket, answer: asyncio.Future[object]) -> None:
         if not answer.cancelled() and answer.exception() is not None and self._buckets.get(bucket.key) is None:
+            if bucket.mode is Mode.ALONE:
+                bucket.rejoin(time.monotonic())  # the landlord has forgotten it: whoever comes back asks
             self._buckets.keep(bucket)
 
     def give_back(self, bucket: LeasedBucket, verb: Verb) -> None:
@@ -82,6 +87,13 @@ class OwnBuckets:
             in_use = verb is Verb.YIELD and bucket.users > 0 and now - bucket.stamp < IN_USE
             word = replace(word, want=float(in_use), level=bucket.share(now))
         self._rents.tell(word, now)
+
+    def _give_up(self, bucket: LeasedBucket) -> None:
+        """Whoever uses it here asks for it again."""
+        if bucket.users:
+            self.give_back(bucket, Verb.LEAVE)
+        else:
+            self._leave(bucket)
 
     def _leave(self, bucket: LeasedBucket, *, is_repeated: bool = False) -> None:
         """Nobody here uses it any more. It stays ours if the store was certainly not told so."""
@@ -163,9 +175,12 @@ class OwnBuckets:
 
     def refresh(self, now: float) -> None:
         """The slow sweep: a share of what we own is told again, which keeps its key from expiring; what is full is given back. Before
-        that, what was told in vain; and what nobody uses any more is forgotten."""
+        that, what was told in vain; and what nobody uses any more is forgotten. Who is deaf gives back all, some at a time."""
         for bucket in self._buckets.done(now):
             self._let_go(bucket)
+        if now - self.deaf_since > DEAF and self._rents.is_usable:
+            for bucket in self._buckets.owned()[:AT_ONCE]:
+                self._give_up(bucket)
         if not self._to_refresh:
             self._to_refresh = self._buckets.owned()
             self._refresh_rate = len(self._to_refresh) / REFRESH
@@ -179,10 +194,8 @@ class OwnBuckets:
                 bucket = self._to_refresh.pop()
                 if bucket.mode is not Mode.OWNED or bucket.full_at() > now or not self._rents.is_usable:
                     self._confirm([bucket])
-                elif bucket.users:
-                    self.give_back(bucket, Verb.LEAVE)
                 else:
-                    self._leave(bucket)
+                    self._give_up(bucket)
 
     async def stop(self) -> None:
         """Give back all of it, within FAREWELL seconds."""

@@ -27,13 +27,14 @@ class Cohabitants(Protocol):
 class Prospect:
     """Of one bucket, of `rate` tokens per second and a burst of `burst` tokens. Born with nothing known."""
 
-    __slots__ = ("_burst", "_grows_from", "_left", "_most", "_most_at", "_others", "_rate", "_sharers_at", "sharers")
+    __slots__ = ("_burst", "_grows_from", "_left", "_most", "_most_at", "_others", "_rate", "_sharers_at", "saved", "sharers")
 
     def __init__(self, rate: float, burst: float, others: Cohabitants) -> None:
         self._rate = rate
         self._burst = burst
         self._others = others
         self._left: float | None = None  # tokens to begin with; None: a share of what was left
+        self.saved = 0.0  # tokens, of these, that were saved up for a large frame when it was alone, share or not
         self._grows_from = inf  # when that began to grow: since then the store has given nothing
         self._most, self._most_at = inf, 0.0  # tokens that the bucket had at most, and when
         self.sharers, self._sharers_at = 0, -inf  # instances that use it, as the store said last, and when
@@ -54,16 +55,17 @@ class Prospect:
 
     def answered(self) -> None:
         """What there is, is known."""
-        self._left, self._grows_from = None, inf
+        self._left, self._grows_from, self.saved = None, inf, 0.0
 
     def told(self, most: float, at: float) -> None:
         """So many tokens were in the bucket then, infinite if that is not known."""
         self.answered()
         self._most, self._most_at = most, at
 
-    def begin(self, left: float, now: float) -> None:
-        """It was alone, and had so much left."""
+    def begin(self, left: float, now: float, *, is_saving: bool = False) -> None:
+        """It was alone, and had so much left. `is_saving`: that may be more than its share, for a large frame."""
         self._left, self._grows_from = left, now
+        self.saved = left if is_saving else 0.0
 
     # --- what it would have
 
@@ -74,11 +76,6 @@ class Prospect:
     def burst(self, now: float) -> float:
         """Tokens at most."""
         return max(min(GRACE, self._burst), self._burst / self._shares(now))
-
-    @property
-    def saved(self) -> float:
-        """Tokens that it had when it was alone last, if nothing was heard since: more than its share if it saved up for a large frame."""
-        return self._left or 0.0
 
     def alone(self, now: float) -> float:
         """Tokens, besides leases and debts."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 
 from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket
@@ -69,6 +70,7 @@ class RedisRates:
     def listening(self, hears: bool) -> None:  # noqa: FBT001 -- a callback of one argument
         """Does the store reach us? Where it does not, we own nothing more, and where it does again, all that we own is told."""
         self.rents.may_own = hears
+        self._own.deaf_since = inf if hears else min(self._own.deaf_since, time.monotonic())
         if hears:
             self._own.tell_again()
 

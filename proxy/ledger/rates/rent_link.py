@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
+from math import inf
 from typing import Final
 
 from proxy.ledger.links.link import CommandError, Link
@@ -20,6 +20,8 @@ from proxy.ledger.rates.leased_bucket import Absence, LeasedBucket
 from proxy.ledger.rates.rent import Knowledge, Rent, RentCommands, Verb
 from proxy.ledger.store import StoreDown, StoreEvents
 
+UNUSED: Final = 15.0  # seconds for which the store keeps a bucket that is full (lua/rent.lua)
+MOST_ABSENCES: Final = 8  # that are remembered
 FIRST_MESSAGE: Final = 1.0  # tokens of a bucket that the store has lost, at least, unless it is known here that there were fewer
 
 
@@ -32,7 +34,7 @@ class RentLink:
         self._link = link
         self._commands = commands
         self._events = events
-        self._absence: Absence | None = None  # of the store, the last one
+        self._absences: list[Absence] = []  # of the store, the last ones
         self._lost_at: float | None = None  # it lost its data
         self.number = 0  # of the last question
         self.may_own = False
@@ -76,7 +78,7 @@ class RentLink:
 
         `holder`: the id that must be listed, if any. `absence`: the store's, for this bucket, if it has not answered since.
         """
-        return self._link.call(self._commands.rent(word, self._knowledge(absence, now), holder))
+        return self._link.call(self._commands.rent(word, self._knowledge(word, absence, now), holder))
 
     def tell(self, word: Rent, now: float, *, is_repeated: bool = False) -> None:
         """Say something to which there is no answer that matters; a second time if the script was missing."""
@@ -94,10 +96,24 @@ class RentLink:
         """Somebody wants a bucket from us of which we know nothing. Whatever was said of it, we may have heard it."""
         self.tell(Rent(key, 0.0, 0.0, Verb.YIELD, number=self.number, heard=self.number), now)
 
-    def _knowledge(self, absence: Absence | None, now: float) -> Knowledge:
+    def _knowledge(self, word: Rent, absence: Absence | None, now: float) -> Knowledge:
         kept = None if self._lost_at is None else now - self._lost_at
-        last = max((one for one in (absence, self._absence) if one is not None), key=attrgetter("ended"), default=None)
-        return Knowledge(kept=kept) if last is None else Knowledge(now - last.ended, kept, last.ended - last.began)
+        away, ended = self._away(word.burst / word.rate if word.rate else 0.0)
+        if absence is not None:
+            length = absence.ended - absence.began
+            away = away + length if absence.began >= ended else max(away, length)
+            ended = max(ended, absence.ended)
+        return Knowledge(kept=kept) if ended == -inf else Knowledge(now - ended, kept, away)
+
+    def _away(self, refill: float) -> tuple[float, float]:
+        """For how long the store was away, and when that ended: the last absence and those before it, as far back as a bucket that needs
+        `refill` seconds to be full can tell."""
+        away, began, ended = 0.0, inf, -inf
+        for one in reversed(self._absences):
+            if began < inf and began - one.ended > refill + UNUSED:
+                break
+            away, began, ended = away + one.ended - one.began, one.began, max(ended, one.ended)
+        return away, ended
 
     # --- heard
 
@@ -113,6 +129,6 @@ class RentLink:
         """The store is there: again (it was lost at `away_since`; infinite if it was not), or without its data (lua/join.lua leaves a mark
         of that for others)."""
         if away_since <= now:
-            self._absence = Absence(away_since, now)
+            self._absences = [*self._absences[1 - MOST_ABSENCES :], Absence(away_since, now)]
         if lost_data:
             self._lost_at = now

@@ -324,6 +324,18 @@ class TestNoAnswer:
         assert not bucket.would_pass(1.0, later)
         assert bucket.known_at(1.0, later) == later + TIMEOUT
 
+    def test_a_question_that_failed_long_ago_prolongs_no_wait(self) -> None:
+        bucket, landlord = shared()
+        assert not bucket.would_pass(1.0, NOW)
+        landlord.late(bucket, NOW + TIMEOUT)
+        assert not bucket.would_pass(1.0, NOW + TIMEOUT)
+        bucket.lease(0.0, 0.0, NOW + TIMEOUT, NOW + TIMEOUT)
+        later = NOW + 10.0
+        assert not bucket.would_pass(1.0, later)
+        bucket.put_off(b"bob:1", later + 0.4, later + 0.1)
+        bucket.asked(later + 9.0, later + 0.3 + PATIENCE, later + 0.3)
+        assert bucket.known_at(1.0, later + 0.3) == later + PATIENCE
+
     def test_what_was_asked_for_ahead_of_need_takes_no_patience_from_anybody(self) -> None:
         bucket, landlord = shared()
         assert not bucket.would_pass(1.0, NOW)
@@ -621,6 +633,16 @@ class TestAlone:
         assert 1 < second <= 4
         bucket.rejoin(NOW + 100.0)
         assert passed(bucket, 30, NOW + 200.0) == 10
+
+    def test_what_was_its_share_when_there_were_fewer_is_not_taken_for_saved_up(self) -> None:
+        bucket, landlord = shared(rate=10.0, burst=20.0)
+        landlord.instances = 1
+        bucket.lease(0.0, 0.0, NOW, NOW, 20.0)
+        landlord.give_up(bucket, NOW)
+        bucket.rejoin(NOW)
+        landlord.instances = 10
+        landlord.give_up(bucket, NOW)
+        assert (bucket.level, bucket.burst) == (2.0, 2.0)
 
     def test_what_is_left_beside_a_large_frame_is_a_share_at_most(self) -> None:
         bucket, landlord = shared(rate=10.0, burst=20.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 
 import pytest
 
@@ -12,7 +13,8 @@ from proxy.ledger.links.link import CommandError
 from proxy.ledger.rates import own_buckets
 from proxy.ledger.rates.bucket_table import BucketTable
 from proxy.ledger.rates.leased_bucket import LeasedBucket, Mode
-from proxy.ledger.rates.own_buckets import IN_USE, OwnBuckets
+from proxy.ledger.rates.own_buckets import DEAF, IN_USE, OwnBuckets
+from proxy.ledger.rates.redis_rates import RedisRates
 from proxy.ledger.rates.rent import Verb
 from proxy.ledger.store import StoreDown, StoreState
 from tests.ledger.instances import Heard, address_of, instance
@@ -118,6 +120,30 @@ class TestToldAgain:
             await link.answer(reply)
         assert (unlisted, heard.conflicts) == ([b"our id"], ["rule"])
         assert {word["holder"] for word in link.words()} == {b"our id"}
+
+
+class TestDeaf:
+    @pytest.mark.parametrize("users", [0, 1])
+    async def test_who_has_heard_nothing_for_long_owns_nothing_if_the_store_is_there(self, users: int) -> None:
+        own, table, link, _ = owning(2)
+        now = time.monotonic()
+        for bucket in table.owned():
+            bucket.users = users
+        for deaf_for, is_usable, owned in ((DEAF - 1.0, True, 2), (DEAF + 1.0, False, 2), (DEAF + 1.0, True, 0)):
+            own.deaf_since, link.is_usable = now - deaf_for, is_usable
+            own.refresh(now)
+            assert len(table.owned()) == owned
+        assert [word["verb"] for word in link.words()] == [b"leave"] * 2
+
+    async def test_a_pause_in_which_it_hears_begins_anew(self) -> None:
+        rents, _, _ = recorded()
+        rates = RedisRates(rents, 0.2, lambda: 1)
+        rates.listening(False)
+        first = rates._own.deaf_since
+        rates.listening(False)
+        assert rates._own.deaf_since == first <= time.monotonic()
+        rates.listening(True)
+        assert rates._own.deaf_since == inf
 
 
 class TestGivenBack:

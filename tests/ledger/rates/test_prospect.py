@@ -99,8 +99,10 @@ class TestAlone:
         found.begin(8.0, NOW + 1.0)
         found.asked(NOW + 1.5)
         assert [found.alone(NOW + seconds) for seconds in (1.0, 1.2, 60.0)] == pytest.approx([8, 9, 10])
-        found.begin(17.0, NOW + 1.0)  # it was saving up for a large frame
-        assert (found.alone(NOW + 1.0), found.in_advance(NOW + 1.0)) == (17, 10)
+        found.begin(17.0, NOW + 1.0)  # it had a larger share
+        assert (found.alone(NOW + 1.0), found.saved) == (10, 0)
+        found.begin(17.0, NOW + 1.0, is_saving=True)
+        assert (found.alone(NOW + 1.0), found.in_advance(NOW + 1.0), found.saved) == (17, 10, 17)
         found.answered()
         assert found.alone(NOW + 1.0) == pytest.approx(7)
 

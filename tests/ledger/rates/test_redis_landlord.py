@@ -261,6 +261,22 @@ class TestDoubts:
         gate.own.refresh(time.monotonic() + 1e9)
         assert (gate.link.commands, len(gate.table)) == (4, 0)
 
+    async def test_who_comes_back_to_one_that_was_alone_and_given_back_in_vain_asks(self) -> None:
+        gate = Asking()
+        bucket = gate.bucket()
+        gate.link.is_usable = False
+        gate.landlord.late(bucket, time.monotonic())
+        bucket.users, bucket.level = 0, bucket.burst
+        gate.table.keep(bucket)
+        gate.link.is_usable = True  # and not healed yet
+        gate.own.refresh(time.monotonic())
+        assert [word["verb"] for word in gate.link.words()] == [b"ask", b"leave"]
+        gate.link.sent[-1][1].set_exception(StoreDown("no answer", outcome_known=False))
+        await gate.link.answer()
+        gate.table.use(bucket)
+        assert not bucket.take(1.0, time.monotonic())
+        assert bucket.is_asking
+
     async def test_who_is_alone_tries_the_store_again_only_when_it_is_there(self) -> None:
         gate = Asking()
         gate.link.is_usable = False

@@ -143,6 +143,18 @@ class TestOwner:
         assert isinstance(await ann.ask(), Elsewhere)
         assert await field_level_is(bob, 0.0)
 
+    async def test_who_loses_it_is_told_once_more(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        """The first word may have been lost with the connection of his channel."""
+        await ann.own()
+        silent = await bob.wait()
+        async with server.client(decode_responses=False) as client, client.pubsub() as ears:
+            await ears.subscribe(ann.commands.channel)
+            await ears.get_message(timeout=5.0)
+            await bob.own(0.0, waited_for=silent)
+            message = await ears.get_message(timeout=5.0)
+            assert message is not None
+            assert ann.commands.read_message(message["data"]) == (b"y", KEY)
+
     async def test_who_waited_for_one_owner_waits_for_the_next_one_too(self, ann: Tenant, bob: Tenant) -> None:
         owned = await ann.own()
         silent = await bob.wait()

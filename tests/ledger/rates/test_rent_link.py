@@ -12,7 +12,7 @@ from proxy.ledger.links.link import CommandError
 from proxy.ledger.rates.leased_bucket import Absence, LeasedBucket, Mode
 from proxy.ledger.rates.prospect import SLACK
 from proxy.ledger.rates.rent import Verb
-from proxy.ledger.rates.rent_link import RentLink
+from proxy.ledger.rates.rent_link import MOST_ABSENCES, RentLink
 from proxy.ledger.store import StoreDown
 from tests.ledger.recording_link import NOW, Alone, RecordingLink, recorded
 from tests.ledger.talkers import BUCKET, SLOW, User, instances
@@ -104,15 +104,29 @@ class TestKnowledge:
         rents, link, _ = recorded()
         for ago in (9.0, 4.0):
             rents.healed(NOW - ago, NOW - ago - 1.0, lost_data=False)
-        assert self.known(rents, link) == (4_000_000, 1_000_000, -1)
+        assert self.known(rents, link) == (4_000_000, 2_000_000, -1)
+
+    async def test_of_several_outages_those_count_between_which_the_bucket_may_have_been_less_than_full(self) -> None:
+        """It needs 10 s to be full, and is there for 15 s after that."""
+        for pause, away in ((24.9, 4_000_000), (25.1, 1_000_000)):
+            rents, link, _ = recorded()
+            rents.healed(NOW - 5.0 - pause, NOW - 8.0 - pause, lost_data=False)
+            rents.healed(NOW - 4.0, NOW - 5.0, lost_data=False)
+            assert self.known(rents, link) == (4_000_000, away, -1)
+
+    async def test_outages_are_remembered_up_to_a_number(self) -> None:
+        rents, link, _ = recorded()
+        for ago in range(100, 0, -1):
+            rents.healed(NOW - ago, NOW - ago - 0.5, lost_data=False)
+        assert self.known(rents, link) == (1_000_000, MOST_ABSENCES * 500_000, -1)
 
     async def test_of_a_bucket_that_was_alone_no_more_is_known_than_since_then(self) -> None:
         rents, link, _ = recorded()
         assert self.known(rents, link, Absence(NOW - 5.0, NOW - 2.0)) == (2_000_000, 3_000_000, -1)
-        for ago in (9.0, 4.0):
-            rents.healed(NOW - ago, NOW - ago - 1.0, lost_data=False)
+        rents.healed(NOW - 4.0, NOW - 5.0, lost_data=False)
         assert self.known(rents, link, Absence(NOW - 5.0, NOW - 2.0)) == (2_000_000, 3_000_000, -1)
-        assert self.known(rents, link, Absence(NOW - 8.0, NOW - 6.0)) == (4_000_000, 1_000_000, -1)
+        assert self.known(rents, link, Absence(NOW - 3.0, NOW - 2.0)) == (2_000_000, 2_000_000, -1)
+        assert self.known(rents, link, Absence(NOW - 8.0, NOW - 6.0)) == (4_000_000, 2_000_000, -1)
 
     async def test_a_loss_of_data_goes_with_every_word(self) -> None:
         rents, link, _ = recorded()
