@@ -7,7 +7,6 @@ They are looked at in turn: where time is short each waits as long as the others
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -40,14 +39,13 @@ class Crowds:
         if self._own.count(claim) and len(self._claims) < MAX_CROWDS:
             self._claims[claim.key] = claim
 
-    async def look(self, ask: Ask, seconds: float) -> None:
-        """At one after the other, for about so long. Raises what `ask` raises, but for CommandError: a key that is not ours is looked at
-        no more."""
-        until = time.monotonic() + seconds
+    async def look(self, ask: Ask, has_time: Callable[[], bool]) -> None:
+        """At one in any case, and at the others while there is time. Raises what `ask` raises, but for CommandError: a key that is not ours
+        is looked at no more."""
         for claim in tuple(self._claims.values()):
             self._claims.move_to_end(claim.key)
             await self._look_at(claim, ask)
-            if time.monotonic() >= until:
+            if not has_time():
                 return
 
     async def _look_at(self, claim: SeatClaim, ask: Ask) -> None:

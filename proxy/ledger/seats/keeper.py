@@ -18,7 +18,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
@@ -320,9 +319,11 @@ class Keeper:
 
     async def _look(self) -> None:
         """At keys that may hold what is dead, or too much."""
-        for look in (self.undertaker.look, partial(self.crowds.look, self.do)):
-            with self._lateness():
-                await look(self._interval / 4)
+        with self._lateness():
+            await self.undertaker.look(self._interval / 4)
+        until = time.monotonic() + self._interval / 4
+        with self._lateness():
+            await self.crowds.look(self.do, lambda: time.monotonic() < until)
 
     async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None], is_wanted: Callable[[], bool]) -> None:
         """Go on being heard while this is done, however long it takes. As soon as it is not wanted any more it ends.
