@@ -58,6 +58,12 @@ LATE_PENALTIES = (
 )
 CROWDS = "proxy/ledger/seats/crowds.py"
 CROWD_TESTS = ("tests/ledger/seats/test_crowds.py",)
+LATE_LOOKS = (
+    f"{_DEAD}::test_a_key_of_which_nothing_was_heard_waits_behind_the_others",
+    f"{_DEAD}::test_what_was_told_of_a_key_of_which_nothing_was_heard_is_not_told_again",
+)
+ENDED_LOOKS = (f"{_KEEPER}::test_what_goes_wrong_ends_a_look_at_once_and_it_is_not_forgotten",)
+_MADE_UP = "test_seats_that_were_forgotten_are_made_up_for_by_one_new_id"
 LEVEL_TESTS = ("tests/ledger/seats/test_levels.py",)
 SWEEPS = ("tests/ledger/seats/test_slow_sweep.py",)
 SCOPES = ("tests/ledger/test_scoped_store.py",)
@@ -336,8 +342,8 @@ SHARED = (
     Mutant(
         "refusals_are_repeated_after_a_release",
         REDIS_STORE,
-        "            self._own.leave(claim)\n            self._full.pop(claim.key, None)\n",
-        "            self._own.leave(claim)\n",
+        "            self._full.pop(claim.key, None)\n            self._given_back",
+        "            self._given_back",
         CONTRACT,
     ),
     Mutant(
@@ -922,7 +928,7 @@ SHARED = (
     Mutant(
         "who_tells_everything_is_not_heard",
         KEEPER,
-        "await self._beside_heartbeats(own, self._tell_everything(own))",
+        "await self._beside_heartbeats(own, self._tell_everything(own), lambda: self.holders.own == own)",
         "await self._tell_everything(own)",
         (f"{_KEEPER}::test_who_has_much_to_tell_is_heard_meanwhile_and_tells_it_once",),
     ),
@@ -964,7 +970,7 @@ SHARED = (
     Mutant(
         "a_long_look_silences_the_heartbeat",
         KEEPER,
-        "await self._beside_heartbeats(own, self._look())",
+        "await self._beside_heartbeats(own, self._look(), lambda: self.teller.is_open)",
         "await self._look()",
         (f"{_DEAD}::test_one_look_that_takes_long_leaves_the_heartbeat_alone",),
     ),
@@ -1024,7 +1030,15 @@ SHARED = (
         "            pass\n",
         (f"{_REDIS}::test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_repeated",),
     ),
-    Mutant("the_sweep_tells_all_at_once", SLOW_SWEEP, "self._interval / REFRESH", "1.0", SWEEPS),
+    Mutant("the_sweep_tells_all_at_once", SLOW_SWEEP, " / REFRESH", "", SWEEPS),
+    Mutant("the_sweep_goes_by_heartbeats", SLOW_SWEEP, "self._rate * passed", "self._rate * self._interval", SWEEPS),
+    Mutant(
+        "the_sweep_makes_up_for_everything_at_once",
+        SLOW_SWEEP,
+        "min(now - self._last, MOST_BEATS * self._interval)",
+        "now - self._last",
+        SWEEPS,
+    ),
     Mutant("the_sweep_tells_those_who_have_left", SLOW_SWEEP, "if seat.held:", "if True:", SWEEPS),
     Mutant("the_sweep_never_begins_again", SLOW_SWEEP, "if not self._seats:", "if not self._rate:", SWEEPS),
     Mutant("what_was_swept_has_rested", SLOW_SWEEP, "        self._last = now\n        if not", "        if not", SWEEPS),
@@ -1033,8 +1047,8 @@ SHARED = (
     Mutant(
         "who_stands_still_while_he_tells_everything_goes_on",
         KEEPER,
-        "                if self.holders.is_overdue(time.monotonic()):\n                    self.doubt()\n",
-        "                if False:\n                    self.doubt()\n",
+        "                elif self.holders.is_overdue(time.monotonic()):\n                    self.doubt()\n",
+        "",
         (f"{_KEEPER}::test_who_stands_still_while_he_tells_everything_begins_anew",),
     ),
     Mutant("own_ids_are_watched", HOLDERS, " if holder not in moving}", "}", JUDGING),
@@ -1124,8 +1138,62 @@ RATES = (
     ),
     Mutant("lease_of_what_nobody_said_was_too_little", LEASED_BUCKET, "            self._was_dry = True\n", "            pass\n", BUCKET),
     Mutant("lease_wants_a_part_of_a_token", LEASED_BUCKET, "ceil(max(least", "float(max(least", BUCKET),
-    Mutant("crowd_is_looked_at_for_ever", CROWDS, "if not here or total <= claim.limit:", "if not here:", CROWD_TESTS),
-    Mutant("crowd_is_all_others", CROWDS, "max(0, total - here)", "total", CROWD_TESTS),
+    Mutant("crowd_is_looked_at_for_ever", CROWDS, " or total <= claim.limit:", ":", CROWD_TESTS),
+    Mutant("crowd_is_all_others", CROWDS, "max(0, total - self._own.granted(claim))", "total", CROWD_TESTS),
+    Mutant(
+        "crowd_is_without_who_knocks",
+        CROWDS,
+        "max(0, total - self._own.granted(claim))",
+        "max(0, total - self._own.count(claim))",
+        CROWD_TESTS,
+    ),
+    Mutant("refusal_hides_a_crowd", CROWDS, "self._own.others(claim.key) if claim.key in self._claims else 0", "0", CROWD_TESTS),
+    Mutant("crowd_of_before_is_one_for_ever", CROWDS, " if claim.key in self._claims else 0", "", CROWD_TESTS),
+    Mutant(
+        "refusal_is_without_who_knocks",
+        CROWDS,
+        "claim.limit - self._own.granted(claim)",
+        "claim.limit - self._own.count(claim)",
+        CROWD_TESTS,
+    ),
+    Mutant("crowd_is_looked_at_out_of_turn", CROWDS, "            self._claims.move_to_end(claim.key)\n", "", CROWD_TESTS),
+    Mutant("crowds_take_all_the_time", CROWDS, "            if not has_time():\n                return\n", "", CROWD_TESTS),
+    Mutant("late_answer_ends_a_look_for_good", UNDERTAKER, "(self.look_beyond if is_told else self.look_at)(claim)", "pass", LATE_LOOKS),
+    Mutant(
+        "late_answer_is_told_again", UNDERTAKER, "(self.look_beyond if is_told else self.look_at)(claim)", "self.look_at(claim)", LATE_LOOKS
+    ),
+    Mutant(
+        "look_outlives_what_goes_wrong", KEEPER, "self._look(), lambda: self.teller.is_open)", "self._look(), lambda: True)", ENDED_LOOKS
+    ),
+    Mutant(
+        "full_link_is_asked_in_a_loop",
+        KEEPER,
+        "            self.teller.now()\n        with self._lateness():\n",
+        "            self.teller.now()\n",
+        (f"{_KEEPER}::test_whoever_may_send_nothing_waits_for_the_next_heartbeat",),
+    ),
+    Mutant("new_ids_for_ever", KEEPER, "            self._own.overflowed = False  #", "            #", (f"{_KEEPER}::{_MADE_UP}",)),
+    Mutant(
+        "every_error_holds_the_rates_up",
+        REDIS_STORE,
+        "self.keeper.refused if _takes_no_writes(str(error)) else self.keeper.fault",
+        "self.keeper.refused",
+        (f"{_REDIS}::test_only_a_server_that_takes_no_writes_is_tried_before_it_is_said_to_be_back",),
+    ),
+    Mutant(
+        "who_hangs_up_makes_no_room",
+        REDIS_STORE,
+        "        self._make_room(claim for claim, _ in asked.tickets)",
+        "        ",
+        (f"{_REDIS}::test_a_refusal_for_a_seat_of_one_who_has_hung_up_is_not_repeated",),
+    ),
+    Mutant(
+        "members_who_leave_stay_granted",
+        OWN_SEATS,
+        "                _one_less(self._members, seat.key)\n",
+        "                pass\n",
+        OWN_TABLE,
+    ),
     Mutant("lease_never_ends", LEASES_HELD, "leases[0].expires <= now", "False", HELD),
     Mutant("lease_is_taken_from_for_ever", LEASES_HELD, "            lease.tokens -= taken\n", "            pass\n", HELD),
     Mutant("leases_stay_under_an_owner", LEASED_BUCKET, "        self._leases.clear()\n", "", BUCKET),

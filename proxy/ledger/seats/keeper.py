@@ -205,6 +205,7 @@ class Keeper:
         own = self.holders.own
         if own is None or self._own.overflowed or self.holders.is_overdue(time.monotonic()):
             self.doubt()
+            self._own.overflowed = False  # the new id makes up for it; whatever is forgotten meanwhile sets it again
             own = await self._join()
             self._own.mark_all()
         else:
@@ -214,7 +215,7 @@ class Keeper:
             self.healed(self._is_flushed)
             if self._own.untold:
                 self._enter(StoreState.HEALING, "telling it what is held here")
-        await self._beside_heartbeats(own, self._tell_everything(own))
+        await self._beside_heartbeats(own, self._tell_everything(own), lambda: self.holders.own == own)
 
     async def _tell_everything(self, own: bytes) -> None:
         await self.teller.everything(own)
@@ -318,25 +319,30 @@ class Keeper:
                 self.undertaker.look_at(claim)
             await self._tick(own)
             if self.undertaker.has_looks or self.crowds:
-                with self._lateness():
-                    await self._beside_heartbeats(own, self._look())
+                await self._beside_heartbeats(own, self._look(), lambda: self.teller.is_open)
 
     async def _look(self) -> None:
         """At keys that may hold what is dead, or too much."""
-        await self.undertaker.look(self._interval / 2)
-        await self.crowds.look(self.do)
+        with self._lateness():
+            await self.undertaker.look(self._interval / 4)
+        until = time.monotonic() + self._interval / 4
+        with self._lateness():
+            await self.crowds.look(self.do, lambda: time.monotonic() < until)
 
-    async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None]) -> None:
-        """Go on being heard while this is done, however long it takes. A doubt ends it.
+    async def _beside_heartbeats(self, own: bytes, work: Coroutine[object, None, None], is_wanted: Callable[[], bool]) -> None:
+        """Go on being heard while this is done, however long it takes. As soon as it is not wanted any more it ends.
 
         Raises what it raises, and StoreDown, CommandError, Unlisted.
         """
         working = asyncio.get_running_loop().create_task(work)
+        working.add_done_callback(lambda _: self._changed.set())
         try:
-            while self.holders.own == own:
-                if (await asyncio.wait([working], timeout=self._until_beat()))[0]:
+            while is_wanted():
+                if working.done():
                     return working.result()
-                if self.holders.is_overdue(time.monotonic()):
+                if (left := self._until_beat()) > 0:
+                    await self._sleep(left)
+                elif self.holders.is_overdue(time.monotonic()):
                     self.doubt()
                 else:
                     await self._tick(own)
@@ -348,7 +354,8 @@ class Keeper:
         """Tell what was not heard, and be heard. Raises StoreDown, CommandError, Unlisted."""
         with self._lateness():
             self.teller.now()
-            await self._beat(own)
+        with self._lateness():
+            await self._beat(own)  # also where nothing could be told: who is not heard for long is dead
 
     @contextmanager
     def _lateness(self) -> Iterator[None]:

@@ -43,19 +43,26 @@ class Seat:
         return self.taken + self.pending
 
 
+def _one_less(counts: dict[bytes, int], key: bytes) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
 class OwnSeats:
     """The table. `seats()` by rule counts what is granted: connections, or distinct members."""
 
     def __init__(self, max_departed: int = MAX_DEPARTED) -> None:
         self._seats: dict[_SeatKey, Seat] = {}
         self._distinct: dict[bytes, int] = {}  # key -> members held
+        self._members: dict[bytes, int] = {}  # key -> members taken
         self._marked: dict[Seat, None] = {}  # to be told
         self._departed: OrderedDict[Seat, None] = OrderedDict()  # to be told, and nobody holds them
         self._touched: set[bytes] = set()  # keys of those, and perhaps of more
         self._others: OrderedDict[bytes, int] = OrderedDict()
         self._by_rule: dict[str, int] = {}
         self._max_departed = max_departed
-        self.overflowed = False  # departed seats were forgotten: only a new id can make the store forget them
+        self.overflowed = False  # departed seats were forgotten: only a new id can make the store forget them. Who gets one clears it
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -102,6 +109,8 @@ class OwnSeats:
         seat.taken += 1
         if seat.member is None or seat.taken == 1:
             self._by_rule[seat.rule] = self._by_rule.get(seat.rule, 0) + 1
+            if seat.member is not None:
+                self._members[seat.key] = self._members.get(seat.key, 0) + 1
 
     def cancel(self, claim: SeatClaim, tells: int) -> None:
         """It is refused, and the store has said so: it has the seat only if we told it of it meanwhile."""
@@ -121,13 +130,13 @@ class OwnSeats:
         seat.taken -= 1
         if seat.member is None or not seat.taken:
             self._by_rule[seat.rule] -= 1
+            if seat.member is not None:
+                _one_less(self._members, seat.key)
         self._let_go(seat, doubtful=seat.member is None or not seat.taken)
 
     def _let_go(self, seat: Seat, *, doubtful: bool) -> None:
         if not seat.held and seat.member is not None:
-            self._distinct[seat.key] -= 1
-            if not self._distinct[seat.key]:
-                del self._distinct[seat.key]
+            _one_less(self._distinct, seat.key)
         if seat.told and (doubtful or seat in self._marked):
             self.mark(seat)
         elif not seat.held and seat not in self._departed:
@@ -160,7 +169,6 @@ class OwnSeats:
 
     def mark_all(self) -> None:
         """The store may have forgotten everything, or have it under an id that counts no more."""
-        self.overflowed = False
         for seat in self._seats.values():
             if seat.held:
                 self._marked[seat] = None
@@ -232,3 +240,10 @@ class OwnSeats:
             return self._distinct.get(claim.key, 0)
         seat = self._seats.get((claim.key, None))
         return seat.held if seat is not None else 0
+
+    def granted(self, claim: SeatClaim) -> int:
+        """The same of those who are in: who only knocks is not among them."""
+        if claim.member is not None:
+            return self._members.get(claim.key, 0)
+        seat = self._seats.get((claim.key, None))
+        return seat.taken if seat is not None else 0

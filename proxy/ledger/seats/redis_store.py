@@ -10,9 +10,10 @@ While the keeper is in doubt nothing is asked: `begin` raises StoreDown, and so 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -27,6 +28,9 @@ from proxy.ledger.store import Ask, Claim, Denial, Grant, SeatClaim, StoreDown, 
 FULL_FOR: Final = 0.25  # seconds that a refusal is repeated without asking again
 REPEATS: Final = 4  # of one question: a script was missing, dead holders were in the way of one claim and then of another
 MAX_FULL: Final = 10_000  # refusals that are remembered, and keys of which seats were given back
+
+_takes_no_writes: Final = re.compile(r"maxmemory|[Oo]ut of memory|\b(?:OOM|MISCONF|NOREPLICAS|READONLY)\b").search
+"""Of an error: is it that of a server which answers, and writes nothing? The library cuts the first word off some of them."""
 
 _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 """(indexes of the claims that one server was asked for, its answer)"""
@@ -140,7 +144,7 @@ class RedisStore:
             self._cancel(asked)
             if error.missing_script and asked.repeats:
                 return await self._ask_anew(asked)
-            self.keeper.refused(str(error))
+            (self.keeper.refused if _takes_no_writes(str(error)) else self.keeper.fault)(str(error))
             raise StoreDown(str(error), outcome_known=True) from error
         except Unlisted as error:
             self._cancel(asked)
@@ -209,7 +213,6 @@ class RedisStore:
             for one in seats:
                 self.keeper.undertaker.look_at(one)  # it takes longer than anybody waits
             return denial
-        self._own.note_others(claim.key, max(claim.limit - self._own.count(claim), 0))
         self.keeper.crowds.refused(claim)
         if asked.began <= max(self._given_back.get(claim.key, 0.0), self._given_back_since):
             return denial  # there is room by now
@@ -250,15 +253,20 @@ class RedisStore:
     def release(self, grant: Grant) -> None:
         """As the contract says."""
         seats, grant.seats = grant.seats, ()
-        now = time.monotonic()
         for claim in seats:
             self._own.leave(claim)
+        self._make_room(seats)
+        self._teller.soon()
+
+    def _make_room(self, seats: Iterable[SeatClaim]) -> None:
+        """These were given back: a refusal that counted them is not repeated, whether it has come or is on its way."""
+        now = time.monotonic()
+        for claim in seats:
             self._full.pop(claim.key, None)
             self._given_back[claim.key] = now
         if len(self._given_back) > MAX_FULL:
             self._given_back.clear()
             self._given_back_since = now
-        self._teller.soon()
 
     def sweep(self, now: float) -> None:
         """Tell again what was not heard; forget penalties that are over. Bounded work."""
@@ -275,7 +283,7 @@ class RedisStore:
     def _cancel(self, asked: Asked) -> None:
         """Nothing was granted; but where several servers were asked, some of them may have."""
         if len(asked.pending) > 1:
-            self.abandon(asked)
+            self._give_up(asked)
             return
         for claim, tells in asked.tickets:
             self._own.cancel(claim, tells)
@@ -283,6 +291,10 @@ class RedisStore:
 
     def abandon(self, asked: Asked) -> None:
         """Nobody wants the answer any more; what it was is put right."""
+        self._give_up(asked)
+        self._make_room(claim for claim, _ in asked.tickets)  # others may have been refused for them
+
+    def _give_up(self, asked: Asked) -> None:
         for claim, _ in asked.tickets:
             self._own.abandon(claim)
         for _, answer in asked.pending:

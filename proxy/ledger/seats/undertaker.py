@@ -14,7 +14,7 @@ from typing import Final
 from proxy.ledger.links.link import CommandError
 from proxy.ledger.scripts import Command, Keys, read_holders
 from proxy.ledger.seats.holders import Death, Holders
-from proxy.ledger.store import SeatClaim, StoreEvents
+from proxy.ledger.store import SeatClaim, StoreDown, StoreEvents
 
 MAX_LOOKS: Final = 1_000  # keys that are to be looked at for dead holders
 REAPED_AT_ONCE: Final = 64  # dead holders of one key: as many scripts, some 2 ms of the loop
@@ -69,17 +69,23 @@ class Undertaker:
     async def look(self, seconds: float) -> None:
         """At the keys that are to be looked at now, one by one, for about so long. Raises StoreDown, CommandError.
 
-        What is left waits for the next heartbeat, and those that come meanwhile are behind it. A doubt ends it.
+        What is left waits for the next heartbeat, and those that come meanwhile are behind it. One that is not answered waits behind all.
+        A doubt ends it.
         """
         own, until = self._holders.own, time.monotonic() + seconds
         for _ in range(len(self._looks)):
-            await self._look(self._looks.pop(next(iter(self._looks))))
+            claim = self._looks.pop(next(iter(self._looks)))
+            is_told = claim.key in self._told
+            self._told.discard(claim.key)
+            try:
+                await self._look(claim, is_told=is_told)
+            except (StoreDown, asyncio.CancelledError):
+                (self.look_beyond if is_told else self.look_at)(claim)
+                raise
             if self._holders.own != own or time.monotonic() >= until:
                 return
 
-    async def _look(self, claim: SeatClaim) -> None:
-        is_told = claim.key in self._told
-        self._told.discard(claim.key)
+    async def _look(self, claim: SeatClaim, *, is_told: bool) -> None:
         try:
             holders = read_holders(await self._do(self._keys.holders_of(claim.key)))
         except (CommandError, ValueError) as error:

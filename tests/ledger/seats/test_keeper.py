@@ -6,14 +6,17 @@ import asyncio
 import random
 import secrets
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 import proxy.ledger.seats.slow_sweep
-from proxy.ledger.scripts import LOSS_TTL, read_joined
-from proxy.ledger.store import Grant, StoreState
-from tests.ledger.instances import PATIENCE, TTL, Instance, address_of, instance, the_server_has
+from proxy.ledger.scripts import BEAT, JOIN, LOSS_TTL, Command, Keys, read_joined
+from proxy.ledger.seats.keeper import Keeper
+from proxy.ledger.seats.own_seats import OwnSeats
+from proxy.ledger.store import Grant, StoreDown, StoreState
+from tests.ledger.instances import PATIENCE, TTL, Heard, Instance, address_of, instance, the_server_has
 from tests.ledger.store_contract import ask, denied, granted, member, seat
 from tests.support.cuttable import Cuttable, cuttable
 from tests.support.redis_servers import RedisServer, redis_server
@@ -312,3 +315,115 @@ async def test_the_slow_sweep_tells_every_seat_and_frees_what_the_dead_had(monke
             while await server.ask("HLEN", "test:n:{seats}") > 1 or await server.ask("TTL", "test:m:{room}") < 1000:  # noqa: ASYNC110 -- of another process
                 await asyncio.sleep(0.05)
         assert await server.ask("TTL", "test:n:{seats}") > 1000
+
+
+async def test_seats_that_were_forgotten_are_made_up_for_by_one_new_id() -> None:
+    async with redis_server() as server, instance(address_of(server), ttl=1.0) as one:
+        keeper, before = one.store._shared.keeper, one.holder
+        one.store._own.overflowed = True
+        await until(lambda: one.holder not in (None, before), PATIENCE)
+        await one.up()
+        healed = one.holder
+        assert not one.store._own.overflowed
+        for _ in range(2):
+            heard = keeper.holders.heard_at
+            await until(lambda heard=heard: keeper.holders.heard_at > heard, PATIENCE)  # type: ignore[misc]  # defaults bind the loop's variables
+        assert one.holder == healed
+
+
+# --- beside heartbeats ----------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A link to one that lists us and takes what it is told, and never says who has seats of a key. `is_full`: it is sent nothing."""
+
+    def __init__(self) -> None:
+        self.up: Callable[[bool], None] = lambda _: None
+        self.down: Callable[[str], None] = lambda _: None
+        self.reason, self.timeout = "", 60.0
+        self.is_usable = True
+        self.is_full = False
+        self.turned_away = 0
+        self.looks = 0
+        self._listed: dict[bytes, bytes] = {}
+
+    @property
+    def commands(self) -> int:
+        return 0
+
+    def start(self) -> None:
+        self.up(True)
+
+    async def stop(self) -> None:
+        self.is_usable = False
+
+    def slot(self, key: bytes) -> int:
+        return len(key) * 0
+
+    def call(self, command: Command) -> asyncio.Future[object]:
+        if self.is_full:
+            self.turned_away += 1
+            raise StoreDown("too much waits to be sent", outcome_known=True)
+        answer: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if command[0] == b"HGETALL":
+            self.looks += 1
+        else:
+            answer.set_result(self._answer(command))
+        return answer
+
+    def _answer(self, command: Command) -> object:
+        if command[0] == b"HDEL":
+            return len([self._listed.pop(name, b"") for name in command[2:]])
+        if command[1] == JOIN.digest:
+            self._listed[command[5]] = b"1"
+            return [-1, self._listing()]
+        return self._listing() if command[1] == BEAT.digest else b""
+
+    def _listing(self) -> list[bytes]:
+        return [word for pair in self._listed.items() for word in pair]
+
+
+@asynccontextmanager
+async def kept() -> AsyncIterator[tuple[Keeper, Server, OwnSeats]]:
+    server, own = Server(), OwnSeats()
+    keeper = Keeper(server, Keys("test:", listed=True), own, 60.0, Heard())
+    keeper._interval = 0.5
+    assert await keeper.start(PATIENCE) is None
+    try:
+        yield keeper, server, own
+    finally:
+        await keeper.halt()
+
+
+@pytest.mark.parametrize("key", ["of the dead", "of a crowd"])
+@pytest.mark.parametrize("trouble", ["doubt", "refusal"])
+async def test_what_goes_wrong_ends_a_look_at_once_and_it_is_not_forgotten(trouble: str, key: str) -> None:
+    async with kept() as (keeper, server, own):
+        if key == "of the dead":
+            keeper.undertaker.look_at(seat())
+        else:
+            own.take_alone(seat())
+            keeper.crowds.refused(seat())
+        keeper._interval = 6000.0  # so that no heartbeat comes to its help
+        await until(lambda: server.looks, PATIENCE)
+        keeper._interval = 0.2
+        if trouble == "doubt":
+            keeper.doubt()
+        else:
+            keeper.refused("out of memory")
+        assert keeper.state is not StoreState.UP
+        await until(lambda: keeper.state is StoreState.UP, PATIENCE)
+        await until(lambda: server.looks == 2, PATIENCE)
+
+
+async def test_whoever_may_send_nothing_waits_for_the_next_heartbeat() -> None:
+    async with kept() as (keeper, server, own):
+        own.take_alone(seat())
+        server.is_full = True
+        await until(lambda: server.turned_away, PATIENCE)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert server.turned_away <= 4  # telling, and a heartbeat; another one on a machine that is busy
+        server.is_full = False
+        await until(lambda: own.untold == 0, PATIENCE)
+        assert keeper.state is StoreState.UP

@@ -183,8 +183,8 @@ def test_departed_seats_are_bounded_and_then_only_a_new_id_helps() -> None:
         sit(own, seat(f"k{i}"))
         own.leave(seat(f"k{i}"))
     assert (len(own), own.untold, own.overflowed) == (10, 10, True)
-    own.mark_all()
-    assert not own.overflowed
+    own.mark_all()  # the slow sweep does that too
+    assert own.overflowed
 
 
 class TestDecidingAlone:
@@ -216,3 +216,15 @@ class TestDecidingAlone:
         assert len(own._others) == MAX_OTHERS
         assert own.has_room(seat("k0"))
         assert not own.has_room(seat(f"k{MAX_OTHERS}"))
+
+
+@pytest.mark.parametrize("claims", [(seat(), seat()), (member("ann"), member("bob"))])
+def test_who_only_knocks_is_held_and_not_granted(own: OwnSeats, claims: tuple[SeatClaim, SeatClaim]) -> None:
+    first, second = claims
+    for _ in range(2):
+        sit(own, first)
+        own.reserve(second)
+        assert (own.granted(first), own.count(first)) == (1, 2)
+        own.cancel(second, 0)
+        own.leave(first)
+        assert (own.granted(first), own.count(first)) == (0, 0)

@@ -214,6 +214,18 @@ async def test_a_refusal_that_was_on_its_way_as_a_seat_was_given_back_is_not_rep
         assert len(one.store._shared._given_back) <= 10_000
 
 
+async def test_a_refusal_for_a_seat_of_one_who_has_hung_up_is_not_repeated(server: RedisServer) -> None:
+    async with cuttable(server.port) as link, instance(address_of(server, link.port)) as one:
+        await granted(one.store, seat("other"))
+        link.delay = 0.05
+        leaver, refused = [asyncio.ensure_future(ask(one.store, seat())) for _ in range(2)]
+        await asyncio.sleep(0.02)  # both are on their way, and not answered
+        leaver.cancel()
+        link.delay = 0.0
+        assert isinstance(await refused, Denial)
+        await granted(one.store, seat())
+
+
 async def test_a_question_that_nobody_waits_for_any_more_holds_nothing(two: Two, server: RedisServer) -> None:
     one, _ = two
     for turns in range(4):
@@ -438,6 +450,25 @@ async def test_a_server_without_memory_leaves_the_instance_alone(two: Two, serve
     await server.ask("CONFIG", "SET", "maxmemory", "0")
     await one.up()
     await the_server_has(server, {"also": 1})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "takes_no_writes"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), True),
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), True),
+        (("ACL", "SETUSER", "default", "-evalsha"), False),
+    ],
+    ids=["memory", "replicas", "rights"],
+)
+async def test_only_a_server_that_takes_no_writes_is_tried_before_it_is_said_to_be_back(
+    server: RedisServer, trouble: tuple[str, ...], takes_no_writes: bool
+) -> None:
+    async with instance(address_of(server)) as one:
+        await server.ask(*trouble)
+        await granted(one.store, seat())  # alone
+        await until(lambda: one.store.state is StoreState.DOWN, PATIENCE)
+        assert one.store._shared.keeper._is_refused is takes_no_writes
 
 
 async def test_what_may_not_be_told_is_no_conflict_and_is_told_later(server: RedisServer) -> None:

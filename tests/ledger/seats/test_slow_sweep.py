@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.ledger.seats.own_seats import OwnSeats
-from proxy.ledger.seats.slow_sweep import MAX_REST, REFRESH, SlowSweep
+from proxy.ledger.seats.slow_sweep import MAX_REST, MOST_BEATS, REFRESH, SlowSweep
 from proxy.ledger.store import SeatClaim
 from tests.ledger.store_contract import member, seat
 
@@ -29,7 +29,7 @@ def swept(sweep: SlowSweep, own: OwnSeats, beats: int, since: int = 0) -> list[i
     """How many seats each heartbeat told again."""
     found = []
     for beat in range(since, since + beats):
-        claims = sweep.sweep(beat * INTERVAL)
+        claims = sweep.sweep((beat + 1) * INTERVAL)
         seats = own.take_marked(10_000)
         assert {(claim.key, claim.member) for claim in claims} == {(one.key, one.member) for one in seats}
         own.told(seats)
@@ -89,3 +89,11 @@ def test_rests_count_together_and_what_is_swept_between_them_does_not(own: OwnSe
     assert own.untold == 0
     sweep.rest(now + MAX_REST / 2)
     assert own.untold == 1
+
+
+def test_a_heartbeat_that_comes_late_brings_what_is_due_by_then(own: OwnSeats) -> None:
+    hold(own, *(seat(f"k{i}") for i in range(BEATS)))
+    sweep = SlowSweep(own, INTERVAL, 0.0)
+    assert len(sweep.sweep(10 * INTERVAL)) == 10
+    assert len(sweep.sweep(10 * INTERVAL)) == 0
+    assert len(sweep.sweep(BEATS * INTERVAL)) == MOST_BEATS

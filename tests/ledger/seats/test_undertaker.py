@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from proxy.ledger.scripts import Command, Keys
 from proxy.ledger.seats.holders import Holders
 from proxy.ledger.seats.undertaker import Undertaker
-from proxy.ledger.store import StoreState
+from proxy.ledger.store import StoreDown, StoreState
 from tests.ledger.instances import PATIENCE, Heard, address_of, instance
 from tests.ledger.store_contract import denied, granted, member, seat
 from tests.support.cuttable import cuttable
@@ -102,6 +104,45 @@ async def test_it_looks_no_longer_than_it_may_and_forgets_nothing() -> None:
         await asked.undertaker.look(0.0)
         assert len(asked.sent) == i + 1
     assert not asked.undertaker.has_looks
+
+
+class Unheard(Asked):
+    """The first question is not answered."""
+
+    def __init__(self, problem: BaseException) -> None:
+        super().__init__()
+        self.problem = problem
+
+    def answer(self, command: Command) -> object:
+        if len(self.sent) == 1:
+            raise self.problem
+        return super().answer(command)
+
+
+@pytest.mark.parametrize("problem", [StoreDown("no answer in time", outcome_known=False), asyncio.CancelledError()], ids=["late", "ended"])
+async def test_a_key_of_which_nothing_was_heard_waits_behind_the_others(problem: BaseException) -> None:
+    unheard = Unheard(problem)
+    for i in range(3):
+        unheard.undertaker.look_at(seat(f"k{i}"))
+    with pytest.raises(type(problem)):
+        await unheard.undertaker.look(5.0)
+    await unheard.undertaker.look(5.0)
+    assert unheard.sent == [KEYS.holders_of(b"k%d" % i) for i in (0, 1, 2, 0)]
+
+
+async def test_what_was_told_of_a_key_of_which_nothing_was_heard_is_not_told_again() -> None:
+    class Foreign(Unheard):
+        def answer(self, command: Command) -> object:
+            super().answer(command)
+            return b"nonsense"
+
+    foreign = Foreign(StoreDown("no answer in time", outcome_known=False))
+    foreign.undertaker.look_beyond(seat("k0"))
+    with pytest.raises(StoreDown):
+        await foreign.undertaker.look(5.0)
+    await foreign.undertaker.look(5.0)
+    assert len(foreign.sent) == 2
+    assert foreign.heard.conflicts == []
 
 
 async def test_a_doubt_ends_its_looks() -> None:
