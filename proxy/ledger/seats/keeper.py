@@ -156,17 +156,16 @@ class Keeper:
             self._progress.set_result(None)
             self._progress = None
 
-    @property
     def _is_healing(self) -> bool:
         return self.state is StoreState.HEALING
 
     async def heals_by(self, until: float) -> bool:
         """Does it decide again before then (seconds of the monotonic clock), and soon after the doubt? Returns False at once where that is
         not to be expected. Whoever asks may have no task yet (server/eager.py)."""
-        if not self._is_healing:
+        if not self._is_healing():
             return False
         until = min(until, self._doubted_at + self._link.timeout)
-        while self._is_healing and not self._patience and (left := until - time.monotonic()) > 0:
+        while self._is_healing() and not self._patience and (left := until - time.monotonic()) > 0:
             if self._progress is None:
                 self._progress = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._progress], timeout=left)
