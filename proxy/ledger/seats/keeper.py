@@ -159,14 +159,17 @@ class Keeper:
     async def heals_by(self, until: float) -> bool:
         """Does it decide again before then (seconds of the monotonic clock), and soon after the doubt? Returns False at once where that is
         not to be expected. Whoever asks may have no task yet (server/eager.py)."""
-        if self.state is not StoreState.HEALING:
+        if not self._is_healing():
             return False
         until = min(until, self._doubted_at + self._link.timeout)
-        while self.state is StoreState.HEALING and not self._patience and (left := until - time.monotonic()) > 0:
+        while self._is_healing() and not self._patience and (left := until - time.monotonic()) > 0:
             if self._progress is None:
                 self._progress = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._progress], timeout=left)
         return self.state is StoreState.UP
+
+    def _is_healing(self) -> bool:
+        return self.state is StoreState.HEALING
 
     async def _keep(self) -> None:
         while True:
