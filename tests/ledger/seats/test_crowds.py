@@ -118,6 +118,7 @@ async def test_a_refusal_does_not_hide_what_was_seen_beyond_the_limit() -> None:
 @pytest.mark.parametrize(("claim", "other"), [(seat(limit=5), seat(limit=5)), (member("ann", limit=5), member("bob", limit=5))])
 async def test_who_only_knocks_has_no_seat_that_others_could_lack(claim: SeatClaim, other: SeatClaim) -> None:
     crowds, own = crowded(claim, held=1)
+    own.note_others(claim.key, 0)
     own.reserve(other)
     crowds.refused(other)
     assert own.others(claim.key) == 4
