@@ -329,7 +329,7 @@ SHARED = (
         KEEPER,
         "        if self.holders.own != own:\n            return  # a doubt meanwhile",
         "        if False:\n            return  # a doubt meanwhile",
-        ("tests/ledger/seats/test_keeper.py::test_a_doubt_while_everything_is_told_leaves_nothing_under_the_id_between",),
+        (f"{_KEEPER}::test_what_has_been_told_to_the_end_when_a_doubt_comes_unlists_nobody",),
     ),
     Mutant("nothing_is_told_after_a_doubt", KEEPER, "            self._own.mark_all()\n", "", EMPTY),
     Mutant(

@@ -348,6 +348,10 @@ class Server:
         self._listed: dict[bytes, bytes] = {}
 
     @property
+    def listed(self) -> set[bytes]:
+        return set(self._listed)
+
+    @property
     def commands(self) -> int:
         return 0
 
@@ -427,3 +431,19 @@ async def test_whoever_may_send_nothing_waits_for_the_next_heartbeat() -> None:
         server.is_full = False
         await until(lambda: own.untold == 0, PATIENCE)
         assert keeper.state is StoreState.UP
+
+
+async def test_what_has_been_told_to_the_end_when_a_doubt_comes_unlists_nobody() -> None:
+    """Its seats have yet to move to the next id: unlisted, they would be anybody's to free."""
+    async with kept() as (keeper, server, own):
+        await keeper.halt()
+        holder = keeper.holders.own
+        assert holder is not None
+        own.take_alone(seat())
+        telling = asyncio.ensure_future(keeper._tell_everything(holder))
+        await asyncio.sleep(0)
+        assert own.untold == 0
+        keeper.doubt()
+        await telling
+        assert server.listed == {holder}
+        assert not keeper.teller.is_open
