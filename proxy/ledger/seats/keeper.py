@@ -171,9 +171,6 @@ class Keeper:
             await asyncio.wait([self._progress], timeout=left)
         return self.state is StoreState.UP
 
-    def _is_healing(self) -> bool:
-        return self.state is StoreState.HEALING
-
     async def _keep(self) -> None:
         while True:
             if not self._link.is_usable:
