@@ -24,7 +24,8 @@ READY = 30.0  # seconds until an instance has found its place, on a busy machine
 
 
 class User:
-    """One connection of the user, at one instance. `times`: of the messages that passed; `longest`: a message waited, in seconds."""
+    """One connection of the user, at one instance. `times`: of the messages that passed; `longest`: a message waited, in seconds;
+    `most_owed`: tokens that passed in advance and were not paid back yet."""
 
     def __init__(self, at: Instance, rate: float, burst: float, key: bytes = KEY) -> None:
         self._store = at.store
@@ -33,6 +34,7 @@ class User:
         self.bucket = bucket
         self.times: list[float] = []
         self.longest = 0.0
+        self.most_owed = 0.0
 
     async def say(self, cost: float = 1.0) -> bool:
         """One message: as a meter and a tunnel do it. False if it was dropped."""
@@ -53,6 +55,7 @@ class User:
                 pass
         self.times.append(now)
         self.longest = max(self.longest, now - began)
+        self.most_owed = max(self.most_owed, self.bucket.owes)
         return True
 
     async def say_all(self, most: int) -> int:

@@ -263,6 +263,7 @@ class Story(RuleBasedStateMachine):
         asking = list(dict.fromkeys(site for site, _ in wave))
         began = time.monotonic()
         here = {site: {key.encode(): site.has(key.encode()) for key in CAPS} for site in asking}
+        self._may_look()
         before = {site: self._told_of_others(site) for site in asking}
         answers = await asyncio.gather(*(self._ask(site, claims) for site, claims in wave))
         now = time.monotonic()
@@ -296,6 +297,11 @@ class Story(RuleBasedStateMachine):
         sure = [one for one in others if one.one.store.state is StoreState.UP and one.one.holder not in self.forgotten]
         return {key.encode(): {who for one in sure for who in one.has(key.encode())} for key in CAPS}
 
+    def _may_look(self) -> None:
+        """Called whenever the server may have less of somebody."""
+        for site in self.sites:
+            site.witness.may_look({key: len(there - site.has(key)) for key, there in self._told_of_others(site).items()})
+
     def _count_tokens(self, answers: Sequence[Answered], began: float, now: float) -> None:
         given = sum(one.tokens for one in answers if one.is_granted and not one.is_alone)
         self.tokens.take(given, began, now)
@@ -314,6 +320,7 @@ class Story(RuleBasedStateMachine):
     def _leave(self, site: Site, which: int) -> None:
         if site.held and not site.stands_still:
             site.one.store.release(site.end(which % len(site.held)).grant)
+            self._may_look()
 
     async def nothing(self, who: int, lasting: float) -> None:
         pass
@@ -445,6 +452,7 @@ class Story(RuleBasedStateMachine):
                 site.excuse()
             if site.one.holder is not None:
                 self.forgotten.add(site.one.holder)
+        self._may_look()
         self.tokens.have(max(site.witness.tokens.most(now) for site in self.sites), now)
         self.are_tokens_lost = True
 

@@ -83,13 +83,21 @@ class Moment:
 
 @dataclass
 class Witness:
-    """`seen`: key -> seats of others that the instance knows of at least. `tokens`: what the bucket can have, for all it knows."""
+    """`seen`: key -> seats of others that the instance knows of at least. `tokens`: what the bucket can have, for all it knows.
+
+    A key that was refused may be looked at with any heartbeat from then on.
+    """
 
     tokens: Level
     seen: dict[bytes, int] = field(default_factory=dict)
     _refused_at: dict[bytes, float] = field(default_factory=dict)
 
     # --- seats
+
+    def may_look(self, elsewhere: Mapping[bytes, int]) -> None:
+        """The server has so much of others."""
+        for key in self._refused_at:
+            self.seen[key] = min(self.seen.get(key, 0), elsewhere[key])
 
     def hear(self, answers: Sequence[Answered], moment: Moment) -> None:
         """What was asked at once is answered. Raises AssertionError if the instance gave alone what it knew that others had."""
