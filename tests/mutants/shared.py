@@ -1354,7 +1354,13 @@ RATES = (
     ),
     Mutant("answers_are_late_for_ever", ANSWER_TIMES, "self._before, self._longest = self._longest, 0.0", "pass", TIMES),
     Mutant("answers_of_a_moment_ago_are_forgotten", ANSWER_TIMES, "max(self._longest, self._before)", "self._longest", TIMES),
-    Mutant("answers_are_late_before_the_first", ANSWER_TIMES, "            return inf\n", "            return SOON\n", TIMES),
+    Mutant(
+        "the_first_answer_is_never_late",
+        ANSWER_TIMES,
+        "return max(SOON, LATE",
+        "return inf if self._began == -inf else max(SOON, LATE",
+        (*TIMES, "tests/ledger/rates/test_redis_rates.py::test_a_store_that_freezes_before_its_first_answer_holds_up_nobody"),
+    ),
     Mutant("waits_for_ever", LEASED_BUCKET, "if self.deadline <= now:", "if False:", BUCKET),
     Mutant(
         "asks_for_every_frame",

@@ -30,7 +30,5 @@ class AnswerTimes:
         self._longest = max(self._longest, seconds)
 
     def usual(self) -> float:
-        """Seconds after which an answer is late; infinite before the first one."""
-        if self._began == -inf:
-            return inf
+        """Seconds after which an answer is late. The first one is to be quick: a store that freezes before it holds up nobody either."""
         return max(SOON, LATE * max(self._longest, self._before))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from proxy.ledger.rates.answer_times import LATE, SOON, WINDOW, AnswerTimes
 
 NOW = 1_000.0
 
 
-def test_before_the_first_answer_nobody_knows() -> None:
-    assert AnswerTimes().usual() == inf
+def test_the_first_answer_is_taken_for_a_quick_one() -> None:
+    assert AnswerTimes().usual() == SOON
 
 
 def test_quick_answers_are_late_no_sooner_than_a_moment() -> None:

@@ -16,7 +16,7 @@ from proxy.ledger.links.addresses import Endpoint, StoreAddress, Topology
 from proxy.ledger.rates.leased_bucket import Mode
 from proxy.ledger.store import StoreState
 from tests.ledger.instances import Instance, address_of, instance
-from tests.ledger.talkers import BUCKET, LATE, SLOW, User, asked, excess, far_instances, instances, ready
+from tests.ledger.talkers import BUCKET, DEADLINE, LATE, SLOW, User, asked, excess, far_instances, instances, ready
 from tests.support.redis_servers import FLAVOURS, HOST, SERVICE, Flavour, cluster, redis_server, sentinels
 from tests.support.waiting import eventually
 
@@ -88,7 +88,8 @@ async def test_in_no_window_more_passes_than_the_bound_while_instances_come_and_
         began = time.monotonic()
         await asyncio.gather(*(visit(one, began + 4.0) for one in cluster))
         lasted = time.monotonic() - began
-        assert excess([user.times for user in users], rate) <= burst + rate * LATE + 1
+        owed = sum(user.most_owed for user in users)  # where an answer was late, on a busy machine
+        assert excess([user.times for user in users], rate) <= burst + rate * LATE + 1 + owed
         assert sum(len(user.times) for user in users) >= 0.5 * (burst + rate * lasted)
 
 
@@ -118,6 +119,15 @@ async def test_20_instances_get_90_percent_of_a_low_rate() -> None:
 
 
 # --- trouble
+
+
+async def test_a_store_that_freezes_before_its_first_answer_holds_up_nobody() -> None:
+    async with redis_server() as server, instances(2, server) as cluster:
+        users = [User(one, rate=10.0, burst=20.0, key=b"rule:%d" % number) for number, one in enumerate(cluster)]
+        server.freeze()
+        assert all([await user.say() for user in users])
+        assert max(user.longest for user in users) < DEADLINE  # and not until questions are given up
+        server.thaw()
 
 
 async def test_what_a_dead_owner_had_is_lost_and_its_user_goes_on_at_the_rate() -> None:
