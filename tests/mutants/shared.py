@@ -33,6 +33,7 @@ SENTINELS = "proxy/ledger/links/sentinels.py"
 BREAKER = "proxy/ledger/links/breaker.py"
 
 _REDIS = "tests/ledger/seats/test_redis_store.py"
+_SLOTS = "tests/ledger/seats/test_several_slots.py"
 _FOREIGN = "tests/ledger/test_foreign_data.py"
 _BAD_DAYS = "tests/ledger/test_trouble.py"
 _DEAD = "tests/ledger/seats/test_undertaker.py"
@@ -776,6 +777,41 @@ SHARED = (
     Mutant("refund_reads_any_number_as_a_bucket", REFUND, "'^(%d[%d.e+-]*) (%d[%d.e+-]*)$'", "'^(%S+) (%S+)$'", REFUNDS),
     Mutant("refund_takes_a_part_for_a_bucket", REFUND, "(%d[%d.e+-]*)$'", "(%d[%d.e+-]*)'", REFUNDS),
     Mutant("refund_takes_any_type", REFUND, "type(state) ~= 'string'", "not state", REFUNDS),
+    Mutant(
+        "a_slot_that_fails_costs_the_tokens_of_others",
+        REDIS_STORE,
+        "            self._refund(asked.ask, parts)  # now",
+        "            pass  # now",
+        (f"{_SLOTS}::test_if_one_part_fails_the_token_of_another_one_is_given_back",),
+    ),
+    Mutant(
+        "a_slot_that_fails_is_all_that_is_waited_for",
+        REDIS_STORE,
+        "                errors.append(error)\n",
+        "                errors.append(error)\n                break\n",
+        (f"{_SLOTS}::test_if_one_part_fails_the_token_of_another_one_is_given_back",),
+    ),
+    Mutant(
+        "a_missing_script_hides_a_failure",
+        REDIS_STORE,
+        "raise next((error for error in errors if not _is_missing_script(error)), errors[0])",
+        "raise errors[0]",
+        (f"{_SLOTS}::test_a_server_that_fails_is_not_asked_anew_because_another_one_has_no_script",),
+    ),
+    Mutant(
+        "what_is_given_back_without_scripts_is_lost",
+        REDIS_STORE,
+        "_is_missing_script(answer.exception()) and not is_repeated",
+        "False",
+        (f"{_SLOTS}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_once_more",),
+    ),
+    Mutant(
+        "what_is_given_back_without_scripts_is_given_back_for_ever",
+        REDIS_STORE,
+        "_is_missing_script(answer.exception()) and not is_repeated",
+        "_is_missing_script(answer.exception())",
+        (f"{_SLOTS}::test_what_is_given_back_as_the_scripts_are_forgotten_is_given_back_once_more",),
+    ),
     Mutant("probe_needs_no_memory", PROBE, "#!lua\n", "#!lua flags=allow-oom\n", NO_MEMORY),
     Mutant("probe_is_a_script_of_the_old_kind", PROBE, "#!lua\n", "", NO_MEMORY),
     Mutant("probe_asks_only_to_read", PROBE, "#!lua\n", "#!lua flags=no-writes\n", NO_MEMORY),

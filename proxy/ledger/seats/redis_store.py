@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from proxy.ledger.links.link import CommandError, Link
@@ -34,6 +35,10 @@ _takes_no_writes: Final = re.compile(r"maxmemory|[Oo]ut of memory|\b(?:OOM|MISCO
 
 _Pending = tuple[tuple[int, ...], "asyncio.Future[object]"]
 """(indexes of the claims that one server was asked for, its answer)"""
+
+
+def _is_missing_script(error: BaseException | None) -> bool:
+    return isinstance(error, CommandError) and error.missing_script
 
 
 class Asked:
@@ -138,7 +143,7 @@ class RedisStore:
                 parts = []
                 answer = read_admit(await asked.pending[0][1])
             else:
-                parts = [Part(indexes, read_admit(await one)) for indexes, one in asked.pending]
+                parts = await self._hear_all(asked)
                 answer = merge(asked.ask, parts)
         except CommandError as error:
             self._cancel(asked)
@@ -167,6 +172,23 @@ class RedisStore:
         if isinstance(answer, Granted):
             return self._grant(asked, answer)
         return await self._deny(asked, answer, parts)
+
+    async def _hear_all(self, asked: Asked) -> list[Part]:
+        """What each of several servers said. If one did not decide, tokens that others took come back, and it raises why.
+
+        All are waited for: whoever was not heard yet may have taken one.
+        """
+        parts: list[Part] = []
+        errors: list[Exception] = []
+        for indexes, one in asked.pending:
+            try:
+                parts.append(Part(indexes, read_admit(await one)))
+            except (CommandError, StoreDown, Unlisted, ValueError) as error:
+                errors.append(error)
+        if errors:
+            self._refund(asked.ask, parts)  # now, so that it is run before the same is asked anew
+            raise next((error for error in errors if not _is_missing_script(error)), errors[0])  # of which a missing script is the least
+        return parts
 
     async def _deny(self, asked: Asked, answer: Refused | Conflict, parts: Sequence[Part]) -> Grant | Denial:
         self._refund(asked.ask, parts)
@@ -302,12 +324,20 @@ class RedisStore:
         self._teller.soon()
 
     def _refund(self, ask: Ask, parts: Sequence[Part]) -> None:
-        """A refusal spends nothing: tokens that one server took come back if another one refused."""
+        """What is not granted spends nothing: tokens that one server took come back if another one refused, or did not decide."""
         for part in parts:
             if not isinstance(part.answer, Granted):
                 continue
             for place, index in enumerate(part.indexes):
                 claim = ask[index]
                 if isinstance(claim, TokenClaim) and place not in part.answer.over:
-                    with suppress(StoreDown):
-                        self._link.call(self._keys.refund(claim))
+                    self._give_back(claim)
+
+    def _give_back(self, claim: TokenClaim, *, is_repeated: bool = False) -> None:
+        """A token; a second time if the script was missing: scripts are flushed on one node after the other."""
+        with suppress(StoreDown):
+            self._link.call(self._keys.refund(claim)).add_done_callback(partial(self._refunded, claim, is_repeated))
+
+    def _refunded(self, claim: TokenClaim, is_repeated: bool, answer: asyncio.Future[object]) -> None:  # noqa: FBT001 -- a callback
+        if not answer.cancelled() and _is_missing_script(answer.exception()) and not is_repeated:
+            self._give_back(claim, is_repeated=True)

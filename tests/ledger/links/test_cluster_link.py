@@ -83,6 +83,36 @@ async def test_claims_in_several_slots_are_granted_together_or_not_at_all(two: T
 
 
 @pytest.mark.long  # six nodes take their time to form a Cluster
+@pytest.mark.parametrize("flushed", ["the seat's", "the token's", "all"])
+async def test_scripts_that_a_node_has_forgotten_cost_no_token_of_another_one(two: Two, six: Cluster, flushed: str) -> None:
+    one, _ = two
+    nodes = await six.masters()
+    before = (list(one.heard.states), one.holder)
+    for turn in range(5):
+        key = f"seat {turn}"
+        theirs = await six.owner(f"test:n:{{{key}}}")
+        bucket = await elsewhere(six, theirs, turn)
+        others = await six.owner(bucket)
+        for node in {"the seat's": [theirs], "the token's": [others], "all": nodes}[flushed]:
+            await node.ask("SCRIPT", "FLUSH")
+        await granted(one.store, seat(key), token(bucket[8:-1], 1e-9))
+        assert (await others.ask("GET", bucket)).startswith("0 ")
+        assert isinstance(await ask(one.store, seat(f"{key} again"), token(bucket[8:-1], 1e-9)), Denial)
+    await the_cluster_has(six, {f"seat {turn}": 1 for turn in range(5)})
+    assert (one.heard.states, one.holder) == before
+    assert held(one.store) == {f"rule-seat {turn}": 1 for turn in range(5)}
+
+
+async def elsewhere(six: Cluster, node: RedisServer, turn: int) -> str:
+    """A bucket that another node has."""
+    for number in count():
+        bucket = f"test:u:{{bucket {turn} {number}}}"
+        if await six.owner(bucket) is not node:
+            return bucket
+    raise AssertionError
+
+
+@pytest.mark.long  # six nodes take their time to form a Cluster
 async def test_parallel_upgrades_never_go_beyond_the_cap_and_fill_it(two: Two, six: Cluster) -> None:
     answers = await asyncio.gather(*(ask(two[i % 2].store, seat("all", 20), member(f"user {i}", "room", 20)) for i in range(60)))
     kinds = Counter(map(type, answers))
