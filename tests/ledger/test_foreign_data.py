@@ -143,6 +143,24 @@ async def test_members_whom_nobody_holds_are_not_ours(one: Instance, server: Red
     await stays_a_conflict(one, server, member("ann", limit=3), "test:m:{room}")
 
 
+async def test_numbers_of_another_program_beside_our_members_are_found_when_somebody_is_refused(one: Instance, server: RedisServer) -> None:
+    await granted(one.store, member("ann", limit=1))
+    await server.ask("HSET", "test:n:{room}", "visits", "7")
+    await granted(one.store, member("ann", limit=1))
+    assert await denied(one.store, member("bob", limit=1)) == Denial(0, None, ())
+    assert one.heard.conflicts == ["rule-room"]
+    assert await server.ask("HGET", "test:n:{room}", "visits") == "7"
+
+
+@pytest.mark.parametrize("count", ["many", "0", "1.5", "9" * 30])
+async def test_an_own_count_of_members_that_is_none(one: Instance, server: RedisServer, count: str) -> None:
+    await granted(one.store, member("ann", limit=9))
+    assert one.holder is not None
+    await server.ask("HSET", "test:n:{room}", one.holder.decode(), count)
+    assert await denied(one.store, member("bob", limit=9)) == Denial(0, None, ())
+    assert one.heard.conflicts == ["rule-room"]
+
+
 async def test_reaping_a_room_leaves_what_does_not_name_the_dead(one: Instance, server: RedisServer) -> None:
     await granted(one.store, member("ann", limit=3))
     await server.ask("HSET", "test:n:{room}", ID, "1")

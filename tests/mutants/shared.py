@@ -442,9 +442,33 @@ SHARED = (
     Mutant(
         "admit_counts_members_whom_nobody_holds",
         ADMIT,
-        "if count > 0 and #holders == 0 then return 'C ' .. index end",
+        "if count > 0 and holders and #holders == 0 then return 'C ' .. index end",
         "",
         (f"{_FOREIGN}::test_members_whom_nobody_holds_are_not_ours",),
+    ),
+    Mutant(
+        "admit_names_nobody_of_a_room_in_which_it_has_members",
+        ADMIT,
+        "if not (fits or holders) then",
+        "if false then",
+        (f"{_BAD_DAYS}::test_a_member_with_tabs_on_a_dead_and_on_a_living_instance_keeps_his_seat",),
+    ),
+    Mutant(
+        "admit_refuses_by_a_room_that_is_not_ours_any_more",
+        ADMIT,
+        """        own, elsewhere, holders = seats_of(name)
+        if not own then return 'C ' .. index end
+      end""",
+        """        own, elsewhere, holders = seats_of(name)
+      end""",
+        (f"{_FOREIGN}::test_numbers_of_another_program_beside_our_members_are_found_when_somebody_is_refused",),
+    ),
+    Mutant(
+        "admit_takes_any_number_of_own_members",
+        ADMIT,
+        "if type(count) == 'string' and #count <= 9 and find(count, '^[1-9]%d*$') then",
+        "if count then",
+        (f"{_FOREIGN}::test_an_own_count_of_members_that_is_none",),
     ),
     Mutant(
         "reap_rewrites_what_does_not_name_the_dead",

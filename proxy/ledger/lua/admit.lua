@@ -49,6 +49,13 @@ local function seats_of(name)
   return own, others, all
 end
 
+-- The same for members, who are counted elsewhere: it looks at all with its first one there, and when somebody is refused.
+-- Comes back: its own seats; nil where all is to be looked at.
+local function own_of(name)
+  local count = try('HGET', name, holder)
+  if type(count) == 'string' and #count <= 9 and find(count, '^[1-9]%d*$') then return tonumber(count) end
+end
+
 -- Comes back: tokens, and whether they are of a time that is yet to come; nil for what is not ours.
 local function level_of(name, rate, burst, known, now)
   local state = try('GET', name)
@@ -81,7 +88,7 @@ local index = 0
 while arg < #ARGV do
   local kind, shadow, limit = ARGV[arg + 1], ARGV[arg + 2] == '1', tonumber(ARGV[arg + 3])
   local name = KEYS[key + 1]
-  local fits, retry, holders = true, '-', {}
+  local fits, retry, holders = true, '-', nil
   if kind == 't' then
     local burst = tonumber(ARGV[arg + 4])
     if not now then
@@ -110,8 +117,8 @@ while arg < #ARGV do
     fits, retry = left <= 0, string.format('%.17g', left)
     key, arg = key + 1, arg + 3
   else
-    local own, elsewhere
-    own, elsewhere, holders = seats_of(name)
+    local own, elsewhere = kind == 'm' and own_of(name), nil
+    if not own then own, elsewhere, holders = seats_of(name) end
     if not own then return 'C ' .. index end
     if kind == 'c' then
       fits = own + elsewhere < limit
@@ -124,8 +131,12 @@ while arg < #ARGV do
         return 'C ' .. index
       end
       local count = call('HLEN', whom)
-      if count > 0 and #holders == 0 then return 'C ' .. index end
+      if count > 0 and holders and #holders == 0 then return 'C ' .. index end
       fits = having or count < limit
+      if not (fits or holders) then
+        own, elsewhere, holders = seats_of(name)
+        if not own then return 'C ' .. index end
+      end
       elsewhere = count - own
       if not having or not find(having, holder .. ';', 1, true) then
         members[#members + 1] = {name = name, own = own, whom = whom, member = member, text = (having or '') .. holder .. ';'}
@@ -140,7 +151,7 @@ while arg < #ARGV do
         if bucket.is_ahead then pcall(put, bucket, bucket.level) end
       end
       local answer = {'D', index, retry, #over > 0 and table.concat(over, ',') or '-'}
-      for i = 1, #holders, 2 do answer[#answer + 1] = holders[i] end
+      for i = 1, holders and #holders or 0, 2 do answer[#answer + 1] = holders[i] end
       return table.concat(answer, ' ')
     end
     over[#over + 1] = index
