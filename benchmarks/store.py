@@ -1,10 +1,10 @@
 """What an admission through Redis costs beyond one in memory: CPU of the gate's process and of the server, in µs.
 
-    python -m benchmarks.store [--waves 50] [--flavour redis|valkey]
+    python -m benchmarks.store [--waves 50] [--flavour redis|valkey] [--others 0]
 
 Waves of upgrades that are asked for at once, as under load, then the same that end, over the two sets of claims below. One instance; a real
 server, started here. The gate's CPU is that of this process, which does nothing else; the memory store's is taken off. The server's is
-what it says itself (INFO cpu), with its system calls.
+what it says itself (INFO cpu), with its system calls. `--others`: so many more instances have seats of the addresses and in the rooms.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.support.redis_servers import HOST, Flavour, RedisServer, redis_server
 WAVE: Final = 64  # upgrades at once
 ROUNDS: Final = 9  # the cheapest counts: whatever else the machine does only adds
 SETTLE: Final = 0.2  # seconds until all was told
+ADDRESSES, ROOMS = 16, 8
 NEVER: Final = 1_000_000  # a limit that nobody reaches
 
 ClaimsOf = Callable[[int], Sequence[Claim]]
@@ -43,11 +44,11 @@ def one_cap(number: int) -> Sequence[Claim]:
 
 def four_rules(number: int) -> Sequence[Claim]:
     """The rules of the README: a user's connections, an address's, seats of a room, upgrades of an address."""
-    address = b"%032d" % (number % 16)
+    address = b"%032d" % (number % ADDRESSES)
     return [
         SeatClaim("user", b"user:%032d" % number, NEVER),
         SeatClaim("ip", b"ip:" + address, NEVER),
-        SeatClaim("room", b"room:%032d" % (number % 8), NEVER, member=b"%032d" % number),
+        SeatClaim("room", b"room:%032d" % (number % ROOMS), NEVER, member=b"%032d" % number),
         TokenClaim("upgrades", b"upgrades:" + address, 1e6, 1e6),
     ]
 
@@ -117,12 +118,24 @@ async def measure(server: RedisServer, claims_of: ClaimsOf, waves: int) -> list[
     return [there - here for there, here in zip(together, alone, strict=True)]
 
 
-async def main(flavour: Flavour, waves: int) -> None:
+async def fill(server: RedisServer, others: int) -> None:
+    """So many holders have seats of each key that several clients share."""
+    holders = [f"{number:016x}" for number in range(1, others + 1)]
+    rooms = [f"{{room:{number:032d}}}" for number in range(ROOMS)]
+    async with server.client() as client:
+        for key in [*rooms, *(f"{{ip:{number:032d}}}" for number in range(ADDRESSES))] if holders else ():
+            await client.hset(f"wsgate:n:{key}", mapping=dict.fromkeys(holders, 100))
+        for key in rooms if holders else ():
+            await client.hset(f"wsgate:m:{key}", mapping={f"{one}-{number}": f"{one};" for one in holders for number in range(100)})
+
+
+async def main(flavour: Flavour, waves: int, others: int) -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 50)  # as the gate does
     gc.freeze()
     print("| claims of an upgrade | gate, to come | gate, to go | server, to come | server, to go |")
     print("| --- | ---: | ---: | ---: | ---: |")
     async with redis_server(flavour) as server:
+        await fill(server, others)
         for claims_of in (one_cap, four_rules):
             come, go = await measure(server, claims_of, waves)
             figures = (1e6 * seconds / (waves * WAVE) for seconds in (come.gate, go.gate, come.server, go.server))
@@ -133,5 +146,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--waves", type=int, default=50)
     parser.add_argument("--flavour", choices=[one.value for one in Flavour], default=Flavour.REDIS.value)
+    parser.add_argument("--others", type=int, default=0)
     options = parser.parse_args(sys.argv[1:])
-    uvloop.run(main(Flavour(options.flavour), options.waves))
+    uvloop.run(main(Flavour(options.flavour), options.waves, options.others))
