@@ -46,7 +46,7 @@ async def test_a_bucket_that_is_not_there_is_full_and_stays_so(server: RedisServ
     assert await server.ask("KEYS", "*") == []
 
 
-@pytest.mark.parametrize("text", ["nonsense", "0x10 5", "1 5 9", ""])
+@pytest.mark.parametrize("text", ["nonsense", "0x10 5", "1 5 9", "1.2.3 5", ""])
 async def test_a_text_that_is_not_ours_stays_as_it_is(server: RedisServer, text: str) -> None:
     await server.ask("SET", NAME, text)
     assert await refund(server) == 1

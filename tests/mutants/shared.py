@@ -78,6 +78,11 @@ REFUNDS = ("tests/ledger/test_refund.py",)
 NO_MEMORY = (f"{_BAD_DAYS}::test_without_memory_what_is_given_back_reaches_the_store_all_the_same",)
 _CLUSTER = "tests/ledger/links/test_cluster_link.py"
 _SENTINELS = "tests/ledger/links/test_sentinels.py"
+_SEAT_SCRIPTS = "tests/ledger/seats/test_seat_scripts.py"
+LISTING = (f"{_SEAT_SCRIPTS}::TestListing",)
+TOLD = (f"{_SEAT_SCRIPTS}::TestTold",)
+REAPED = (f"{_SEAT_SCRIPTS}::TestDead",)
+ASKED = (f"{_SEAT_SCRIPTS}::TestAsked",)
 ON_ITS_WAY = (f"{_CLUSTER}::test_a_slot_on_its_way_is_decided_alone_and_nothing_else_is",)
 GAP = (f"{_CLUSTER}::test_a_gap_in_the_slots_is_an_outage_that_ends",)
 BLANK = (f"{_CLUSTER}::test_a_node_that_knows_no_slots_is_not_believed",)
@@ -1122,6 +1127,76 @@ SHARED = (
     ),
     Mutant("what_takes_long_is_waited_for", KEEPER, "until = min(until, self._doubted_at + self._link.timeout)", "pass", HEALED_SOON),
     Mutant("who_waits_does_not_hear", KEEPER, "            self._progress.set_result(None)\n", "            pass\n", HEALED_SOON),
+    # single lines of scripts
+    Mutant("heartbeats_let_the_listing_expire", BEAT, "redis.call('EXPIRE', KEYS[1], ARGV[2])\n", "", LISTING),
+    Mutant("bury_knows_no_other_undertaker", BURY, "if counter and counter ~=", "if counter ~=", LISTING),
+    Mutant("join_needs_memory", JOIN, "#!lua flags=allow-oom\n", "", LISTING),
+    Mutant("join_takes_any_length_for_a_holder", JOIN, "#listing[i] ~= 16 or ", "", LISTING),
+    Mutant("join_takes_any_letters_for_a_holder", JOIN, "string.find(listing[i], '[^0-9a-f]') or ", "", LISTING),
+    Mutant("who_may_not_leave_a_mark_does_not_start", JOIN, "redis.pcall('SET'", "redis.call('SET'", LISTING),
+    Mutant("join_fails_at_another_type", JOIN, "redis.pcall('HGETALL'", "redis.call('HGETALL'", LISTING),
+    Mutant("who_may_not_ask_who_listens_does_not_start", JOIN, "redis.pcall('PUBSUB'", "redis.call('PUBSUB'", LISTING),
+    Mutant("newcomers_let_the_listing_expire", JOIN, "redis.call('EXPIRE', KEYS[1], ARGV[2])\n", "", LISTING),
+    Mutant("join_takes_a_mark_of_the_future_for_none", JOIN, "math.max(0, ARGV[3] - left)", "ARGV[3] - left", LISTING),
+    Mutant("tell_takes_any_length_for_a_holder", TELL, "if #all[i] ~= 16 or string", "if string", TOLD),
+    Mutant("tell_takes_any_letters_for_a_holder", TELL, "string.find(all[i], '[^0-9a-f]') or ", "", TOLD),
+    Mutant("tell_takes_any_word_for_a_count", TELL, " or not string.find(all[i + 1], '^%d+$')", "", TOLD),
+    Mutant(
+        "tell_leaves_former_ids_what_was_given_back",
+        TELL,
+        "redis.call('HDEL', name, holder, unpack(former))",
+        "redis.call('HDEL', name, holder)",
+        TOLD,
+    ),
+    Mutant(
+        "tell_seats_live_for_ever",
+        TELL,
+        "  redis.call('HSET', name, holder, count)\n  redis.call('EXPIRE', name, ttl)",
+        "  redis.call('HSET', name, holder, count)",
+        TOLD,
+    ),
+    Mutant("tell_counts_of_members_live_for_ever", TELL, "    redis.call('EXPIRE', name, ttl)\n    redis", "    redis", TOLD),
+    Mutant("tell_members_live_for_ever", TELL, "    redis.call('EXPIRE', members, ttl)\n", "", TOLD),
+    Mutant("tell_takes_any_length_for_a_member", TELL, "#before % 17 ~= 0 or ", "", TOLD),
+    Mutant(
+        "tell_takes_any_letters_for_a_member",
+        TELL,
+        "if #before % 17 ~= 0 or string.find(before, '[^0-9a-f;]') then",
+        "if #before % 17 ~= 0 then",
+        TOLD,
+    ),
+    Mutant("tell_gives_no_member_back_beside_what_is_not_ours", TELL, "if wanted then check(name) end", "check(name)", TOLD),
+    Mutant("tell_counts_a_member_each_time", TELL, "if wanted ~= had then change", "if true then change", TOLD),
+    Mutant("tell_fails_at_a_count_that_is_none", TELL, " or string.find(text, 'not an integer', 1, true)", "", TOLD),
+    Mutant("tell_fails_at_another_type", TELL, "string.find(text, 'WRONGTYPE', 1, true) or ", "", TOLD),
+    Mutant(
+        "tell_leaves_a_count_of_0",
+        TELL,
+        "by) <= 0 then redis.call('HDEL', name, id) end",
+        "by) < 0 then redis.call('HDEL', name, id) end",
+        TOLD,
+    ),
+    Mutant("reap_ends_after_the_first_look", REAP, "if cursor == '0' then redis", "if true then redis", REAPED),
+    Mutant("reap_looks_at_the_type_of_the_counts_only", REAP, "for i = 1, #KEYS do", "for i = 1, 1 do", REAPED),
+    Mutant("reap_looks_at_the_type_of_the_members_only", REAP, "for i = 1, #KEYS do", "for i = 2, #KEYS do", REAPED),
+    Mutant("reap_needs_memory", REAP, "#!lua flags=allow-oom\n", "", REAPED),
+    Mutant("admit_takes_any_letters_for_a_member", ADMIT, " or find(having, '[^0-9a-f;]')", "", ASKED),
+    Mutant("admit_takes_what_has_no_end_for_a_penalty", ADMIT, "left == -1 or try", "try", ASKED),
+    Mutant(
+        "penalize_takes_what_has_no_end_for_a_penalty",
+        PENALIZE,
+        "(left == -1 or redis.pcall('GET', KEYS[1]) ~= '')",
+        "redis.pcall('GET', KEYS[1]) ~= ''",
+        ASKED,
+    ),
+    Mutant("penalize_fails_at_another_type", PENALIZE, "redis.pcall('GET'", "redis.call('GET'", ASKED),
+    Mutant(
+        "admit_notes_a_member_each_time", ADMIT, "if not having or not find(having, holder .. ';', 1, true) then", "if true then", ASKED
+    ),
+    Mutant("admit_buckets_live_for_longer_than_may_be_said", ADMIT, ", 31536000000)", ", 2 ^ 62)", ASKED),
+    Mutant("admit_divides_by_no_rate", ADMIT, "(is_ahead and limit > 0)", "is_ahead", ASKED),
+    Mutant("admit_refuses_with_memory_only", ADMIT, "pcall(put, bucket, bucket.level)", "put(bucket, bucket.level)", ASKED),
+    Mutant("refund_adds_to_what_is_no_number", REFUND, "if level then", "if true then", REFUNDS),
 )
 
 RATES = (
@@ -1181,6 +1256,67 @@ RATES = (
         TROUBLE,
     ),
     Mutant("rent_believes_foreign_fields", RENT, "  else return 'C' end\nend", "  end\nend", TROUBLE),
+    # and single lines of it
+    Mutant("rent_counts_for_9_seconds_who_has_asked", RENT, "local ACTIVE = 2000000", "local ACTIVE = 9000000", LEASES),
+    Mutant(
+        "rent_owner_shares_what_he_has",
+        RENT,
+        "  redis.call('HDEL', key, 'i' .. id)\n  return table.concat({'O'",
+        "  return table.concat({'O'",
+        LEASES,
+    ),
+    Mutant("rent_keeps_no_turn_after_its_time", RENT, "local pending = slot + GRACE > now", "local pending = slot > now", LEASES),
+    Mutant("rent_keeps_a_turn_for_ever", RENT, "if place + GRACE < now then place = 0 end", "", LEASES),
+    Mutant("rent_who_waits_does_not_count", RENT, "active = at + ACTIVE > now or pending", "active = at + ACTIVE > now", LEASES),
+    Mutant("rent_forgets_who_waits_for_long", RENT, "at + FORGET < now and slot + GRACE < now", "at + FORGET < now", LEASES),
+    Mutant("rent_shares_out_what_others_wait_for", RENT, "reserved = reserved + other.need", "reserved = 0", LEASES),
+    Mutant("rent_who_got_a_part_is_before_who_waits", RENT, "  ahead = reserved\n", "", LEASES),
+    Mutant("rent_spare_for_one_alone", RENT, "if sharers > 1 then capacity", "if true then capacity", LEASES),
+    Mutant(
+        "rent_asks_for_a_small_bucket_no_more_often",
+        RENT,
+        "local pace = math.min(PACE, (burst / math.max(rate, 0.000001) + SPARE) * 500000)",
+        "local pace = PACE",
+        LEASES,
+    ),
+    Mutant("rent_lacks_what_was_rounded", RENT, "level - ahead + 0.000001 >= need", "level - ahead >= need", LEASES),
+    Mutant("rent_owes_what_was_rounded", RENT, "level = math.max(0, level - granted)", "level = level - granted", LEASES),
+    Mutant("rent_tells_who_needs_nothing_that_it_is_free", RENT, "if other.need > 0 and other.active then", "if other.active then", OWNERS),
+    Mutant("rent_tells_who_has_gone_that_it_is_free", RENT, "if other.need > 0 and other.active then", "if other.need > 0 then", OWNERS),
+    Mutant(
+        "rent_the_next_owner_is_wanted_too", RENT, "redis.call('HDEL', key, 'o', 'e', 'w')", "redis.call('HDEL', key, 'o', 'e')", OWNERS
+    ),
+    Mutant(
+        "rent_who_wants_nothing_takes_it_from_an_owner",
+        RENT,
+        "  if want == 0 then return table.concat({'L 0 0', sharers, -1}, ' ') end\n",
+        "",
+        OWNERS,
+    ),
+    Mutant("rent_who_wants_nothing_owns", RENT, "and (want > 0 or ARGV[6] ~= '') then", "then", OWNERS),
+    Mutant("rent_an_owner_shares_with_nobody", RENT, "math.max(sharers, 2), name", "sharers, name", OWNERS),
+    Mutant("rent_waits_for_less_than_the_page_says", RENT, "local PATIENCE = 150 ", "local PATIENCE = 120 ", OWNERS),
+    Mutant("rent_forgets_a_full_bucket_that_is_used", RENT, "rate > 0 and sharers == 1 then redis", "rate > 0 then redis", OWNERS),
+    Mutant(
+        "rent_what_an_owner_brings_is_not_written", RENT, "if want == 0 then\n  store({}, until_full())", "if want == 0 then\n  ", OWNERS
+    ),
+    Mutant("rent_an_owned_bucket_expires", RENT, "  redis.call('PEXPIRE', key, OWNED_TTL)\n", "", TROUBLE),
+    Mutant(
+        "rent_brings_back_more_than_a_bucket",
+        RENT,
+        "level = math.min(number(ARGV[7]) or 0, burst)",
+        "level = number(ARGV[7]) or 0",
+        TROUBLE,
+    ),
+    Mutant(
+        "rent_who_gives_back_forgets_nobody",
+        RENT,
+        "redis.call('HDEL', key, 'i' .. id, unpack(stale))",
+        "redis.call('HDEL', key, 'i' .. id)",
+        TROUBLE,
+    ),
+    Mutant("rent_takes_a_mark_of_the_future_for_none", RENT, "math.max(0, MARK_TTL - left) * 1000)", "(MARK_TTL - left) * 1000)", TROUBLE),
+    Mutant("rent_buckets_live_for_longer_than_a_year", RENT, "+ UNUSED / 1000, 31536000000)", "+ UNUSED / 1000, 2 ^ 62)", TROUBLE),
     # one instance
     Mutant(
         "lease_lives_from_its_answer",

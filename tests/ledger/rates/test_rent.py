@@ -19,6 +19,14 @@ NAME = b"test:b:{" + KEY + b"}"
 ASK = Rent(KEY, SLOW, 10.0, need=1.0, want=1.0)
 TAKEOVER = 0.151  # seconds
 JUST_BACK = Knowledge(known=1.0, away=60.0)
+SET_TURNS = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+for i = 1, #ARGV, 3 do
+  local at, slot = now - ARGV[i + 1] * 1000000, now + ARGV[i + 2] * 1000000
+  redis.call('HSET', KEYS[1], 'i' .. ARGV[i], string.format('%.0f 5 %.0f', at, slot))
+end
+"""
 
 
 class Tenant:
@@ -46,6 +54,15 @@ class Tenant:
         async with self._server.client(decode_responses=False) as client:
             await client.script_load(RENT.source)
             return read_rent(await client.execute_command(*self.commands.rent(rent, self.knowledge, self.holder)))
+
+    async def ask_when(self, rent: Rent, **turns: tuple[float, float]) -> RentAnswer:
+        """Ask at a moment at which each of these needs 5, and asked so many seconds ago, and has its turn in so many."""
+        words = [word for name, (ago, slot) in turns.items() for word in (name, ago, slot)]
+        async with self._server.client(decode_responses=False) as client, client.pipeline(transaction=True) as together:
+            await client.script_load(RENT.source)
+            together.eval(SET_TURNS, 1, NAME, *words)
+            together.execute_command(*self.commands.rent(rent, self.knowledge, self.holder))
+            return read_rent((await together.execute())[-1])
 
     async def ask(self, need: float = 1.0, want: float = 0.0, **changes: object) -> RentAnswer:
         return await self.say(replace(ASK, need=need, want=max(need, want), **changes))  # type: ignore[arg-type]
@@ -109,7 +126,8 @@ class TestOwner:
             assert message is not None
             assert ann.commands.read_message(message["data"]) == (b"y", KEY)
         assert isinstance(said, Elsewhere)
-        assert 0.1 < said.retry <= TAKEOVER + 0.001
+        assert 0.15 < said.retry <= TAKEOVER + 0.001
+        assert said.sharers == 2
 
     async def test_whoever_waits_is_told_when_it_was_given_back_and_finds_what_was_left(
         self, server: RedisServer, ann: Tenant, bob: Tenant
@@ -203,6 +221,7 @@ class TestOwner:
         assert isinstance(said, Leased)
         assert said.tokens == 0
         assert await bob.ask(7.0, may_own=False) == Leased(7.0, 0.0, 1)
+        assert await field_level_is(bob, 0.0)
 
     async def test_an_owner_that_has_forgotten_it_has_nothing(self, ann: Tenant) -> None:
         await ann.own(10.0)
@@ -241,6 +260,42 @@ class TestOwner:
         said = await bob.ask(1.0)
         assert isinstance(said, Leased)
         assert said.tokens == 0
+
+    async def test_only_who_needs_something_now_is_told_that_it_was_given_back(self, server: RedisServer, ann: Tenant) -> None:
+        owned = await ann.own()
+        async with server.client(decode_responses=False) as client, client.pubsub() as ears:
+            now = int(await client.hget(NAME, "s"))
+            await client.hset(NAME, mapping={"icarol": f"{now} 0 0", "idave": f"{now - 3_000_000} 5 0"})
+            channels = [Tenant(server, name).commands.channel for name in (b"carol", b"dave")]
+            await ears.subscribe(*channels)
+            for _ in channels:
+                await ears.get_message(timeout=5.0)
+            await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=4.0))
+            await client.publish(channels[0], "the end")
+            message = await ears.get_message(timeout=5.0)
+            assert message is not None
+            assert message["data"] == b"the end"
+
+    async def test_who_wants_nothing_takes_it_from_no_owner_and_gets_none(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        assert await bob.ask(0.0) == Leased(0.0, 0.0, 1)
+        await ann.own()
+        said = await bob.ask(0.0)
+        assert isinstance(said, Leased)
+        assert said.tokens == 0
+        assert await field(server, "w") is None
+
+    async def test_who_wanted_it_from_one_owner_wants_it_no_more_from_the_next(self, ann: Tenant, bob: Tenant) -> None:
+        owned = await ann.own()
+        await bob.ask()
+        await ann.say(replace(ASK, verb=Verb.YIELD, epoch=owned.epoch, level=4.0, need=0.0, want=0.0))
+        owned = await bob.own(4.0)
+        assert await bob.say(replace(ASK, epoch=owned.epoch, level=3.0)) == Owned(3.0, owned.epoch)
+
+    async def test_a_full_bucket_that_another_one_uses_is_not_forgotten(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
+        owned = await ann.own()
+        await bob.ask()
+        await ann.say(replace(ASK, verb=Verb.LEAVE, epoch=owned.epoch, level=10.0))
+        assert await field(server, "ibob") is not None
 
     async def test_a_full_bucket_that_nobody_uses_is_forgotten_and_another_not(self, server: RedisServer, ann: Tenant) -> None:
         owned = await ann.own()
@@ -288,6 +343,58 @@ class TestLeases:
         assert isinstance(said, Leased)
         assert said.tokens == 5
 
+    @pytest.mark.parametrize(
+        ("turn", "tokens"),
+        [((1.0, -0.001), 0.0), ((1.0, -0.25), 1.0), ((60.0, 60.0), 0.0), ((60.0, -0.001), 0.0)],
+        ids=["just now", "over", "far away", "just now, and long awaited"],
+    )
+    async def test_a_turn_is_kept_until_a_quarter_of_a_second_after_its_time(
+        self, ann: Tenant, bob: Tenant, turn: tuple[float, float], tokens: float
+    ) -> None:
+        await shared(ann, bob, level=5.0)
+        said = await bob.ask_when(ASK, ann=turn)
+        assert isinstance(said, Leased)
+        assert said.tokens == tokens
+        assert said.sharers == 2
+
+    @pytest.mark.parametrize(("slot", "tokens"), [(-0.001, 5.0), (-0.25, 0.0)], ids=["in time", "too late"])
+    async def test_whoever_comes_too_late_for_his_turn_is_behind_the_others(
+        self, ann: Tenant, bob: Tenant, slot: float, tokens: float
+    ) -> None:
+        await shared(ann, bob, level=5.0)
+        said = await bob.ask_when(replace(ASK, need=5.0, want=5.0), ann=(1.0, 10.0), bob=(1.0, slot))
+        assert isinstance(said, Leased)
+        assert said.tokens == tokens
+
+    async def test_what_others_wait_for_is_not_shared_out(self, ann: Tenant, bob: Tenant) -> None:
+        """It is his turn, and the other one's is to come."""
+        await shared(ann, bob)
+        said = await bob.ask_when(replace(ASK, want=9.0), ann=(1.0, 10.0), bob=(1.0, 5.0))
+        assert isinstance(said, Leased)
+        assert said.tokens == 3.0  # one, and two thirds of the four beyond the other's five
+
+    async def test_who_got_a_part_of_what_he_wants_is_behind_who_waits(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=6.0)
+        said = await bob.ask_when(replace(ASK, want=9.0), ann=(1.0, 10.0), bob=(1.0, 5.0))
+        assert isinstance(said, Leased)
+        assert said.tokens == 1.0
+        assert said.retry > 1_000  # until there are six again, five of them for the other one
+
+    async def test_who_has_asked_for_nothing_for_two_seconds_shares_it_no_more(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob, level=5.0)
+        said = await bob.ask_when(replace(ASK, number=7), ann=(2.0, -2.0))
+        assert isinstance(said, Owned)
+
+    async def test_who_has_waited_for_longer_and_still_does_shares_it(self, ann: Tenant, bob: Tenant) -> None:
+        await shared(ann, bob)
+        assert await bob.ask_when(ASK, ann=(5.0, 5.0)) == Leased(1.0, 0.0, 2)
+
+    async def test_an_owner_does_not_share_what_he_has(self, ann: Tenant, bob: Tenant) -> None:
+        """He has just asked; and so whoever takes it from him has it alone."""
+        await shared(ann, bob)
+        assert await bob.ask_when(replace(ASK, number=7), ann=(2.0, -2.0), bob=(0.0, 0.0)) == Owned(pytest.approx(10.0, abs=0.01), b"7")
+        await ann.own(0.0, waited_for=await ann.wait())
+
     async def test_a_bucket_fills_as_time_goes_by_and_not_beyond_its_burst(self, ann: Tenant, bob: Tenant) -> None:
         await shared(ann, bob, level=0.0)
         await asyncio.sleep(0.3)
@@ -302,6 +409,22 @@ class TestLeases:
         said = await ann.ask(1.0, 1_000.0, rate=1_000.0, burst=250.0, may_own=False)
         assert isinstance(said, Leased)
         assert said.tokens + said.left == pytest.approx(250, abs=0.01)
+
+    async def test_one_that_is_not_shared_holds_no_more_than_its_burst(self, server: RedisServer, ann: Tenant) -> None:
+        await server.ask("HSET", NAME, "l", "0", "s", "1")
+        said = await ann.ask(rate=1_000.0, may_own=False)
+        assert isinstance(said, Leased)
+        assert said.left == 9.0
+
+    async def test_a_small_bucket_is_asked_for_more_often(self, server: RedisServer, ann: Tenant) -> None:
+        """Half of the time in which it fills: of its burst, and what a shared one holds beyond it."""
+        await server.ask("HSET", NAME, "l", "0", "s", str(2**53))  # nothing comes in
+        assert await ann.ask(rate=100.0, may_own=False) == Leased(0.0, 0.076, 1)
+
+    async def test_what_lacks_no_more_than_rounding_is_there(self, server: RedisServer, ann: Tenant) -> None:
+        await server.ask("HSET", NAME, "l", "0.9999999", "s", str(2**53))
+        assert await ann.ask(may_own=False) == Leased(1.0, 0.0, 1)
+        assert await field(server, "l") == b"0"
 
 
 class TestTrouble:
@@ -416,12 +539,13 @@ class TestTrouble:
             assert await ann.ask(may_own=False, rate=10.0) == Leased(1.0, 0.0, 1)
             assert await client.hlen(NAME) == 3
 
-    async def test_a_turn_that_is_further_away_than_numbers_reach_does_no_harm(self, ann: Tenant, bob: Tenant) -> None:
+    async def test_a_turn_that_is_further_away_than_numbers_reach_does_no_harm(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         await shared(ann, bob, level=0.0)
         for _ in range(2):
             said = await ann.ask(10.0, rate=1e-12)
             assert isinstance(said, Leased)
             assert said.tokens == 0
+        assert 364 * 86_400 < await server.ask("TTL", NAME) <= 365 * 86_400
 
     async def test_one_who_knows_nothing_of_its_bucket_gives_back_an_empty_one(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         await ann.own()
@@ -455,6 +579,9 @@ class TestTrouble:
         assert await field(server, "iann") == before
         assert float(await field(server, "l") or 0) == pytest.approx(2, abs=0.01)
 
+    async def test_nobody_brings_back_more_than_a_bucket(self, ann: Tenant) -> None:
+        assert await ann.ask(1.0, 100.0, epoch=b"1", level=40.0, may_own=False) == Leased(10.0, pytest.approx(3_600, rel=0.01), 1)
+
     async def test_whoever_is_not_listed_is_told_so_and_changes_nothing(self, server: RedisServer, ann: Tenant) -> None:
         ann.commands, ann.holder = RentCommands("test:", b"ann", [b"test:h"]), b"me"
         assert await ann.ask() is Said.UNLISTED
@@ -483,6 +610,10 @@ class TestTrouble:
             await client.delete(NAME, "test:l")
         bob.knowledge = Knowledge()
         await bob.own(10.0)
+        async with server.client(decode_responses=False) as client:
+            await client.delete(NAME)
+            await client.set("test:l", "1", px=2 * LOSS_TTL)  # a clock went back
+        await bob.own(0.0)
 
     async def test_what_an_instance_knows_is_the_most_that_is_there(self, server: RedisServer, ann: Tenant, bob: Tenant) -> None:
         """The key was thrown away, or its stamp was moved by a clock that jumped ahead."""
@@ -502,6 +633,9 @@ class TestTrouble:
         await ann.own()
         async with server.client(decode_responses=False) as client:
             assert 86_000 < await client.ttl(NAME) <= 86_400
+            await client.expire(NAME, 60)
+            assert await ann.say(replace(ASK, epoch=b"1", level=7.0)) == Owned(7.0, b"1")
+            assert 86_000 < await client.ttl(NAME) <= 86_400
             await client.delete(NAME)
             assert isinstance(await bob.ask(10.0, rate=10.0, may_own=False), Leased)
             assert 1 < await client.ttl(NAME) <= 20
@@ -511,6 +645,9 @@ class TestTrouble:
         async with server.client(decode_responses=False) as client:
             await client.hset(NAME, "iold", "1 5 2")
             await bob.ask()
+            assert not await client.hexists(NAME, "iold")
+            await client.hset(NAME, "iold", "1 5 2")
+            await bob.say(replace(ASK, verb=Verb.LEAVE))
             assert not await client.hexists(NAME, "iold")
 
 
