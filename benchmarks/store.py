@@ -129,7 +129,7 @@ async def fill(server: RedisServer, others: int) -> None:
             await client.hset(f"wsgate:m:{key}", mapping={f"{one}-{number}": f"{one};" for one in holders for number in range(100)})
 
 
-async def main(flavour: Flavour, waves: int, others: int) -> None:
+async def main(flavour: Flavour, waves: int, others: int = 0) -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 50)  # as the gate does
     gc.freeze()
     print("| claims of an upgrade | gate, to come | gate, to go | server, to come | server, to go |")

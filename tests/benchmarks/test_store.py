@@ -13,8 +13,9 @@ from proxy.ledger.store import Claim, SeatClaim
 from tests.support.redis_servers import Flavour
 
 
-async def test_it_prints_a_row_for_each_set_of_claims(capsys: pytest.CaptureFixture[str]) -> None:
-    await main(Flavour.REDIS, waves=2)
+@pytest.mark.parametrize("others", [0, 2])
+async def test_it_prints_a_row_for_each_set_of_claims(others: int, capsys: pytest.CaptureFixture[str]) -> None:
+    await main(Flavour.REDIS, waves=2, others=others)
     rows = capsys.readouterr().out.splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| one cap", "| four rules"]
     assert all(re.fullmatch(r"\|[a-z ]+(\| -?[\d.]+ ){4}\|", row) for row in rows)
